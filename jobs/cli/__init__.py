@@ -1,0 +1,88 @@
+"""The `refrain` command. A file here per group of commands; each is imported only when it is called."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+import click
+
+from jobs import __version__
+from jobs.contracts.errors import RefrainError
+from jobs.contracts.stages import STAGES
+
+_OTHERS = {
+    "shards": "Keep the newest train shards active.",
+    "show": "Say where a mail went, and why; or print a chunk.",
+    "log": "Check and export the assignments log.",
+    "doctor": "Say what this machine has and lacks.",
+    "completion": "Print the shell's completion script.",
+}
+"""Commands that are not stages, with the line that `refrain --help` gives them."""
+
+_READY_STAGES = ("parse", "split", "window", "rehearse", "sample")
+COMMANDS = {row.name: row.summary for row in STAGES if row.name in _READY_STAGES} | _OTHERS
+"""Every command of the light core: `jobs.cli.<name>` holds a click command called `command`."""
+
+ENTRY_POINT_GROUP = "refrain.commands"
+"""Where another package, such as the controller, adds commands of its own."""
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its commands' names and one-line helps without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            command: click.Command = import_module(f"jobs.cli.{cmd_name}").command
+            return command
+        for point in entry_points(group=ENTRY_POINT_GROUP, name=cmd_name):
+            loaded: click.Command = point.load()
+            return loaded
+        return None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, COMMANDS.get(name) or self._short_help(ctx, name)) for name in self.list_commands(ctx)]
+            )
+
+    def _short_help(self, ctx: click.Context, name: str) -> str:
+        command = self.get_command(ctx, name)
+        return command.get_short_help_str() if command else ""
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="refrain")
+def cli() -> None:
+    """Retrain a language model on a mail archive, again and again.
+
+    Mail goes in at `parse`; each further stage reads what the ones before it wrote. Every
+    stage works on plain files, and with --store on an archive in a folder or an S3 bucket.
+    """
+
+
+def main(args: list[str] | None = None) -> Any:
+    """Run the command line and exit: the one place where errors become messages and exit codes."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `refrain show … | head` ends quietly
+    try:
+        return cli.main(args=args, prog_name="refrain", standalone_mode=False) or 0
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("refrain: stopped", err=True)
+        sys.exit(130)
+    except RefrainError as error:
+        if os.environ.get("REFRAIN_TRACEBACK"):
+            raise
+        click.echo(f"refrain: error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,41 @@
+"""Flags that several commands share, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.contracts.store import StoreOptions
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+PATH = click.Path(path_type=Path, allow_dash=True)
+"""A file, or `-` for standard input or output."""
+
+seed: Decorator = click.option(
+    "-s", "--seed", type=int, default=42, show_default=True, envvar="RANDOM_SEED", show_envvar=True, help="Random seed."
+)
+workers: Decorator = click.option(
+    "--workers", type=click.IntRange(1), default=None, help="Processes to use; results do not depend on it.  [default: all CPUs]"
+)
+store: Decorator = click.option(
+    "--store", metavar="URL", envvar="REFRAIN_STORE", show_envvar=True,
+    help="The archive in a store: file:///folder/archive or s3://bucket/archive.",
+)
+cycle: Decorator = click.option(
+    "--cycle", metavar="NAME", default="manual", show_default=True, envvar="REFRAIN_CYCLE", show_envvar=True,
+    help="With --store: the cycle whose artifacts are read and written.",
+)
+
+
+def store_options() -> StoreOptions:
+    """How to reach S3, from the environment; endpoint, region and CA also by boto3's own variables."""
+    return StoreOptions(
+        sse=os.environ.get("REFRAIN_S3_SSE"),
+        sse_kms_key_id=os.environ.get("REFRAIN_S3_SSE_KMS_KEY_ID"),
+        addressing_style=os.environ.get("REFRAIN_S3_ADDRESSING_STYLE", "auto"),
+    )

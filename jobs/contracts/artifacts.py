@@ -1,0 +1,107 @@
+"""Artifacts, and the one place that knows where each of them lies.
+
+Keys are relative to the root of an archive: `s3://bucket/archive` or `file:///folder/archive`.
+
+    assignments/<20-digit seq>.jsonl         the log: one immutable segment per commit
+    checkpoints/<20-digit seq>.parquet       the log up to seq as columns, made from it
+    chunks/<window>/<split>-<digest>.jsonl.zst     texts, written before the segment that names them
+    messages/ lengths/ fingerprints/ exclusions/   likewise
+    cycles/<cycle>/<stage>/<file>            what a stage of one cycle wrote
+    cycles/<cycle>/<stage>/_SUCCESS.json     its marker, written last: now it counts
+    production/<20-digit seq>.json           what is, and was, in service
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MARKER = "_SUCCESS.json"
+SEQ_DIGITS = 20
+
+_SEGMENT = re.compile(rf"^assignments/(\d{{{SEQ_DIGITS}}})\.jsonl$")
+_CHECKPOINT = re.compile(rf"^checkpoints/(\d{{{SEQ_DIGITS}}})\.parquet$")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A thing that one stage writes and others read."""
+
+    kind: str
+    filename: str
+    """Its file name, in a cycle's folder and by default on a laptop."""
+    summary: str
+
+
+ARTIFACTS: dict[str, Artifact] = {
+    a.kind: a
+    for a in (
+        Artifact("messages", "messages.jsonl.zst", "raw mails, one record each"),
+        Artifact("rejects", "rejects.jsonl", "what was not taken, and why"),
+        Artifact("cursor", "cursor.json", "how far each mailbox has been read"),
+        Artifact("assignments", "assignments.json", "the log: every chunk's thread, split and window"),
+        Artifact("new_train", "new_train.json", "this window's train chunks"),
+        Artifact("val_set", "val.json", "val chunks up to this window"),
+        Artifact("test_set", "test.json", "test chunks up to this window"),
+        Artifact("manifest", "old_shards_train.json", "old train chunks that may be rehearsed"),
+        Artifact("schedule", "epoch_schedule.json", "every batch of every epoch"),
+        Artifact("checkpoints", "checkpoints", "adapters and optimiser states by step"),
+        Artifact("trainer_state", "trainer_state.json", "losses by step"),
+        Artifact("vector_index", "index", "passages and their embeddings"),
+        Artifact("eval_results", "eval_results.json", "scores of every checkpoint"),
+        Artifact("decision", "decision.json", "who won, and why each other lost"),
+        Artifact("production", "production.json", "the adapter in service"),
+    )
+}
+
+DATA_KINDS = ("chunks", "messages", "lengths", "fingerprints", "exclusions", "links")
+"""What a commit writes beside its segment, which names every such file with its digest."""
+
+
+def segment_key(seq: int) -> str:
+    """Key of a log segment."""
+    return f"assignments/{seq:0{SEQ_DIGITS}d}.jsonl"
+
+
+def segment_seq(key: str) -> int | None:
+    """The seq of a log segment's key; None for any other key."""
+    match = _SEGMENT.match(key)
+    return int(match[1]) if match else None
+
+
+def checkpoint_key(seq: int) -> str:
+    """Key of the columnar checkpoint of the log up to and including seq."""
+    return f"checkpoints/{seq:0{SEQ_DIGITS}d}.parquet"
+
+
+def checkpoint_seq(key: str) -> int | None:
+    """The seq of a checkpoint's key; None for any other key."""
+    match = _CHECKPOINT.match(key)
+    return int(match[1]) if match else None
+
+
+def data_key(kind: str, window_idx: int, name: str, sha256: str, suffix: str) -> str:
+    """Key of a data file of one commit. Its digest keeps two racing writers apart."""
+    if kind not in DATA_KINDS:
+        raise ValueError(f"no such data kind: {kind}")
+    return f"{kind}/{window_idx:06d}/{name}-{sha256[:16]}{suffix}"
+
+
+def cycle_key(cycle: str, stage: str, filename: str) -> str:
+    """Key of a file that a stage of a cycle writes."""
+    return f"cycles/{cycle}/{stage}/{filename}"
+
+
+def artifact_key(cycle: str, stage: str, kind: str) -> str:
+    """Key of an artifact of a cycle."""
+    return cycle_key(cycle, stage, ARTIFACTS[kind].filename)
+
+
+def marker_key(cycle: str, stage: str) -> str:
+    """Key of a stage's marker. The stage's artifacts count when it exists."""
+    return cycle_key(cycle, stage, MARKER)
+
+
+def production_key(seq: int) -> str:
+    """Key of a production record."""
+    return f"production/{seq:0{SEQ_DIGITS}d}.json"

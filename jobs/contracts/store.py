@@ -1,0 +1,108 @@
+"""The store: what every part may ask of a folder or of an S3 bucket, and no more.
+
+Keys are relative, `/`-separated and never start with `/`. A key's bytes are visible whole or
+not at all. `put_if_absent` is what the assignments log stands on: of many writers of one key
+exactly one wins, and each is told truly whether it was the one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from jobs.contracts.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """How to reach an S3 store; a folder needs none. Credentials come from the environment alone."""
+
+    endpoint: str | None = None
+    region: str | None = None
+    sse: str | None = None
+    """Server-side encryption: `AES256` or `aws:kms`."""
+    sse_kms_key_id: str | None = None
+    ca_bundle: str | None = None
+    """File with the certificates of a private CA."""
+    addressing_style: str = "auto"
+    """`path`, `virtual` or `auto`."""
+
+
+class Store(Protocol):
+    """Objects by key. All methods raise the errors of `jobs.contracts.errors` and nothing else."""
+
+    @property
+    def url(self) -> str:
+        """Where it is, as a user would write it."""
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The whole object; MissingInputError where there is none."""
+        ...
+
+    def open(self, key: str) -> BinaryIO:
+        """The object as a readable stream, for what is too large to hold; MissingInputError."""
+        ...
+
+    def exists(self, key: str) -> bool:
+        """Whether the object is there."""
+        ...
+
+    def list(self, prefix: str = "", start_after: str = "") -> Iterator[str]:
+        """Keys under a prefix in ascending order, only those after `start_after`."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace an object, atomically."""
+        ...
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        """Write an object that must not be there yet. True: this call wrote it; False: somebody else did.
+
+        Safe against lost responses: a write of ours whose answer never came is recognised as ours.
+        """
+        ...
+
+    def upload(self, key: str, path: Path) -> None:
+        """Write or replace an object from a file of any size, atomically."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; nothing happens where there is none."""
+        ...
+
+
+def open_store(url: str, options: StoreOptions | None = None, *, read_only: bool = False) -> Store:
+    """The store at `file:///folder`, a folder's path, or `s3://bucket/prefix`.
+
+    Opening it for writing proves that conditional writes work: 24 racing puts of one key must
+    give one winner. Raises UnfitStoreError where they do not, MissingInputError for a missing
+    bucket, AccessError for refused credentials, OutputError for a folder that cannot be
+    written, UsageError for a URL of another kind.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "file", str(Path(url).absolute())
+    store: Store
+    if scheme == "file":
+        from jobs.contracts.folder_store import FolderStore
+
+        if not rest.startswith("/"):
+            raise UsageError(f"not an absolute path: {url}", hint="write file:///absolute/path, or the path alone")
+        store = FolderStore(Path(rest), read_only=read_only)
+    elif scheme == "s3":
+        from jobs.contracts.s3_store import S3Store
+
+        bucket, _, prefix = rest.partition("/")
+        if not bucket:
+            raise UsageError(f"no bucket in {url}", hint="write s3://bucket/archive")
+        store = S3Store(bucket, prefix.strip("/"), options or StoreOptions(), read_only=read_only)
+    else:
+        raise UsageError(f"no such kind of store: {url}", hint="use file:///folder or s3://bucket/prefix")
+    if not read_only:
+        from jobs.contracts.store_probe import prove_conditional_writes
+
+        prove_conditional_writes(store)
+    return store

@@ -1,0 +1,192 @@
+"""Reading and writing local files: `-`, compression by suffix, and never a half-written result."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import zstandard
+
+from jobs.contracts.errors import InputError, MissingInputError, OutputError, RefrainError
+
+STANDARD = Path("-")
+"""Standard input or output."""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_BUFFER_BYTES = 1 << 20
+
+
+def input_error(path: Path | str, error: OSError) -> RefrainError:
+    """What a user is told when a file cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return MissingInputError("no such file or folder", where=str(path))
+    return InputError(f"cannot be read: {error.strerror or error}", where=str(path))
+
+
+def output_error(path: Path | str, error: OSError) -> OutputError:
+    """What a user is told when a file cannot be written."""
+    hint = "free some space and run the same command again" if error.errno == errno.ENOSPC else ""
+    return OutputError(f"cannot be written: {error.strerror or error}", where=str(path), hint=hint)
+
+
+@contextmanager
+def open_input(path: Path) -> Iterator[BinaryIO]:
+    """A readable stream of a file, or of standard input for `-`; gzip and zstd are seen by their first bytes.
+
+    Raises MissingInputError, and InputError for a file that cannot be read or is cut short.
+    """
+    try:
+        with contextmanager(_raw_input)(path) as raw:
+            yield decompressed(raw)
+    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        raise InputError(
+            f"the compressed data is damaged or cut short ({error})", where=str(path), hint="fetch the file again"
+        ) from error
+    except OSError as error:
+        if error.filename not in (None, str(path), path):  # an error of somebody else's file
+            raise
+        raise input_error(path, error) from error
+
+
+def _raw_input(path: Path) -> Iterator[io.BufferedReader]:
+    if path == STANDARD:
+        yield io.BufferedReader(sys.stdin.buffer.raw, _BUFFER_BYTES)  # type: ignore[arg-type]
+    else:
+        with open(path, "rb", buffering=_BUFFER_BYTES) as stream:
+            yield stream
+
+
+def decompressed(raw: io.BufferedReader) -> BinaryIO:
+    """The stream itself, or its contents where it starts like a gzip or zstd file."""
+    head = raw.peek(4)[:4]
+    if head.startswith(_GZIP_MAGIC):
+        return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES)
+    if head == _ZSTD_MAGIC:
+        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
+        return io.BufferedReader(reader, _BUFFER_BYTES)  # type: ignore[type-var]
+    return raw
+
+
+@contextmanager
+def atomic_output(path: Path) -> Iterator[BinaryIO]:
+    """A writable stream that becomes `path` when the block ends well, and leaves nothing behind when it does not.
+
+    A suffix of `.gz` or `.zst` compresses, reproducibly; `-` is standard output. Raises OutputError.
+    """
+    if path == STANDARD:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb", buffering=_BUFFER_BYTES) as raw:
+            with _compressing(raw, path.suffix) as stream:
+                yield stream
+            raw.flush()
+            os.fsync(raw.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _compressing(raw: BinaryIO, suffix: str) -> Iterator[BinaryIO]:
+    if suffix == ".gz":
+        # No file name and no time in the header: equal contents give equal bytes.
+        with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as stream:
+            yield stream  # type: ignore[misc]
+    elif suffix == ".zst":
+        with zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as stream:
+            yield stream
+    else:
+        yield raw
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_json(path: Path) -> Any:
+    """A whole JSON file; InputError where it is not JSON."""
+    with open_input(path) as stream:
+        data = stream.read()
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"not JSON: {error}", where=str(path)) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A value as indented JSON, atomically."""
+    with atomic_output(path) as stream:
+        stream.write(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def write_json_lines(path: Path, values: Iterable[Any]) -> int:
+    """Values as JSON, one a line, atomically; how many there were."""
+    count = 0
+    with atomic_output(path) as stream:
+        for value in values:
+            stream.write(orjson.dumps(value, option=orjson.OPT_APPEND_NEWLINE))
+            count += 1
+    return count
+
+
+def write_json_array(path: Path, values: Iterable[Any]) -> int:
+    """Values as one JSON array with an element a line, atomically and without holding them; how many there were."""
+    count = 0
+    with atomic_output(path) as stream:
+        stream.write(b"[")
+        for value in values:
+            stream.write(b",\n" if count else b"\n")
+            stream.write(orjson.dumps(value))
+            count += 1
+        stream.write(b"\n]\n")
+    return count
+
+
+def read_records(path: Path) -> Iterator[Any]:
+    """The elements of a JSON array, or the lines of a JSON-lines file, whichever the file is.
+
+    Lines are streamed; an array is read whole. InputError names the line.
+    """
+    with open_input(path) as stream:
+        first = stream.read(1)
+        while first.isspace():
+            first = stream.read(1)
+        if first == b"[":
+            try:
+                yield from orjson.loads(first + stream.read())
+            except orjson.JSONDecodeError as error:
+                raise InputError(f"not JSON: {error}", where=str(path)) from error
+            return
+        line = first + stream.readline()
+        number = 1
+        while line:
+            if not line.isspace():
+                try:
+                    yield orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise InputError(f"not JSON: {error}", where=f"{path}, line {number}") from error
+            line = stream.readline()
+            number += 1
