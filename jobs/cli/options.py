@@ -20,14 +20,25 @@ seed: Decorator = click.option(
     "-s", "--seed", type=int, default=42, show_default=True, envvar="RANDOM_SEED", show_envvar=True, help="Random seed."
 )
 workers: Decorator = click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Processes to use; results do not depend on it.  [default: all CPUs]"
+    "--workers",
+    type=click.IntRange(1),
+    default=None,
+    help="Processes to use; results do not depend on it.  [default: all CPUs]",
 )
 store: Decorator = click.option(
-    "--store", metavar="URL", envvar="REFRAIN_STORE", show_envvar=True,
+    "--store",
+    metavar="URL",
+    envvar="REFRAIN_STORE",
+    show_envvar=True,
     help="The archive in a store: file:///folder/archive or s3://bucket/archive.",
 )
 cycle: Decorator = click.option(
-    "--cycle", metavar="NAME", default="manual", show_default=True, envvar="REFRAIN_CYCLE", show_envvar=True,
+    "--cycle",
+    metavar="NAME",
+    default="manual",
+    show_default=True,
+    envvar="REFRAIN_CYCLE",
+    show_envvar=True,
     help="With --store: the cycle whose artifacts are read and written.",
 )
 
