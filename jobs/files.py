@@ -8,15 +8,19 @@ import io
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 import zstandard
 
 from jobs.contracts.errors import InputError, MissingInputError, OutputError, RefrainError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 STANDARD = Path("-")
 """Standard input or output."""
@@ -46,9 +50,9 @@ def open_input(path: Path) -> Iterator[BinaryIO]:
     Raises MissingInputError, and InputError for a file that cannot be read or is cut short.
     """
     try:
-        with contextmanager(_raw_input)(path) as raw:
+        with _raw_input(path) as raw:
             yield decompressed(raw)
-    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
         raise InputError(
             f"the compressed data is damaged or cut short ({error})", where=str(path), hint="fetch the file again"
         ) from error
@@ -58,53 +62,118 @@ def open_input(path: Path) -> Iterator[BinaryIO]:
         raise input_error(path, error) from error
 
 
-def _raw_input(path: Path) -> Iterator[io.BufferedReader]:
-    if path == STANDARD:
-        yield io.BufferedReader(sys.stdin.buffer.raw, _BUFFER_BYTES)  # type: ignore[arg-type]
-    else:
-        with open(path, "rb", buffering=_BUFFER_BYTES) as stream:
-            yield stream
+def _raw_input(path: Path) -> io.BufferedReader:
+    if path != STANDARD:
+        return io.BufferedReader(io.FileIO(path), _BUFFER_BYTES)
+    if sys.stdin is None:
+        raise InputError("standard input is closed", where="-")
+    # A reader of its own over the same descriptor: closing it leaves standard input open.
+    return io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False), _BUFFER_BYTES)
 
 
 def decompressed(raw: io.BufferedReader) -> BinaryIO:
-    """The stream itself, or its contents where it starts like a gzip or zstd file."""
+    """The stream itself, or its contents where it starts like a gzip or zstd file.
+
+    Reading to the end raises EOFError where the compressed data is cut short.
+    """
     head = raw.peek(4)[:4]
     if head.startswith(_GZIP_MAGIC):
         return io.BufferedReader(gzip.GzipFile(fileobj=raw), _BUFFER_BYTES)
     if head == _ZSTD_MAGIC:
-        reader = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return io.BufferedReader(reader, _BUFFER_BYTES)  # type: ignore[type-var]
+        return io.BufferedReader(_ZstdReader(raw), _BUFFER_BYTES)
     return raw
+
+
+class _ZstdReader(io.RawIOBase):
+    """The contents of zstd frames, one after another.
+
+    The library's own reader takes a frame that is cut short for a whole one; this raises EOFError.
+    """
+
+    _PIECE_BYTES = 2048
+    """Read at once: what a hostile file can blow up to in memory is 32,768 times this, 64 MiB."""
+
+    def __init__(self, raw: io.BufferedReader) -> None:
+        self._raw = raw
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._compressed = b""
+        self._contents = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        filled = 0
+        while filled < len(view):
+            if not self._contents and not self._decompress():
+                break
+            taken = min(len(view) - filled, len(self._contents))
+            view[filled : filled + taken] = self._contents[:taken]
+            self._contents = self._contents[taken:]
+            filled += taken
+        return filled
+
+    def _decompress(self) -> bool:
+        """Decompress one more piece, which may yield nothing; False at the end of the file."""
+        piece = self._compressed or self._raw.read(self._PIECE_BYTES)
+        if not piece:
+            if self._frame is not None:
+                raise EOFError("a zstd frame has no end")
+            return False
+        if self._frame is None:
+            self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._contents = memoryview(self._frame.decompress(piece))
+        self._compressed = b""
+        if self._frame.eof:
+            self._compressed = self._frame.unused_data
+            self._frame = None
+        return True
 
 
 @contextmanager
 def atomic_output(path: Path) -> Iterator[BinaryIO]:
     """A writable stream that becomes `path` when the block ends well, and leaves nothing behind when it does not.
 
-    A suffix of `.gz` or `.zst` compresses, reproducibly; `-` is standard output. Raises OutputError.
+    A suffix of `.gz` or `.zst` compresses, reproducibly; `-` is standard output. A link is followed;
+    a device or a pipe is written to as it is. Raises OutputError.
     """
     if path == STANDARD:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    if path.is_dir():
+        raise OutputError("cannot be written: it is a folder", where=str(path), hint="name a file in it")
+    target = path.resolve()
+    if target.exists() and not target.is_file():
+        yield from _direct_output(path)
+        return
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         temporary = Path(name)
         with os.fdopen(descriptor, "wb", buffering=_BUFFER_BYTES) as raw:
             with _compressing(raw, path.suffix) as stream:
                 yield stream
             raw.flush()
             os.fsync(raw.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
         temporary = None
     except OSError as error:
         raise output_error(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _direct_output(path: Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("wb") as stream:
+            yield stream
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 @contextmanager
