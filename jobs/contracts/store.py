@@ -11,8 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
+from urllib.parse import unquote
 
 from jobs.contracts.errors import UsageError
+
+_MAX_KEY_BYTES = 1000  # S3 takes 1,024, the archive's own prefix included
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,7 @@ class Store(Protocol):
         """Write an object that must not be there yet. True: this call wrote it; False: somebody else did.
 
         Safe against lost responses: a write of ours whose answer never came is recognised as ours.
+        For what fits in one request: 5 GiB at most, and meant for much less.
         """
         ...
 
@@ -72,6 +76,19 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Remove an object; nothing happens where there is none."""
         ...
+
+
+def check_key(key: str) -> str:
+    """The key itself; UsageError for one that could reach outside the archive or that not every store can hold.
+
+    A part that starts with a dot is refused too: a folder store keeps unfinished files under such a name.
+    """
+    parts = key.split("/")
+    if not all(parts) or any(part.startswith(".") for part in parts):
+        raise UsageError(f"not a key: {key!r}", hint="parts between slashes must not be empty or start with a dot")
+    if "\\" in key or not key.isprintable() or len(key.encode("utf-8", "replace")) > _MAX_KEY_BYTES:
+        raise UsageError(f"not a key: {key!r}", hint="use printable characters, no backslash, 1,000 bytes at most")
+    return key
 
 
 def open_store(url: str, options: StoreOptions | None = None, *, read_only: bool = False) -> Store:
@@ -85,6 +102,8 @@ def open_store(url: str, options: StoreOptions | None = None, *, read_only: bool
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "file", str(Path(url).absolute())
+    elif scheme == "file":
+        rest = unquote(rest)
     store: Store
     if scheme == "file":
         from jobs.contracts.folder_store import FolderStore
