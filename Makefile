@@ -1,0 +1,62 @@
+# Refrain. `make` alone lists what can be made.
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TESTS ?= tests
+PYTEST ?= -n auto --maxprocesses 4 --dist loadfile
+
+.PHONY: help setup test test-servers check bench demo e2e experiments requirements generate clean
+
+help:  ## list what can be made
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY)  ## make .venv with the refrain command
+
+# Any python3 from 3.11 on; uv lives inside, pinned as everything else is.
+$(BIN)/uv:
+	@for python in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	[ -n "$$found" ] || { echo "make setup: needs Python 3.11 or newer (PYTHON=/path/to/python3 names one)" >&2; exit 1; }; \
+	$$found -m venv $(VENV) || { echo "make setup: Python's venv is missing; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
+
+$(READY): pyproject.toml requirements.txt | $(BIN)/uv
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --editable '.[test]' --constraint requirements.txt
+	@touch $@
+
+test: $(READY)  ## run the tests; what this machine lacks is skipped, with its reason
+	$(BIN)/pytest $(PYTEST) $(TESTS)
+
+test-servers: $(READY)  ## bring the servers that tests talk to, where this machine lacks them
+	VENV=$(VENV) sh tests/servers/install.sh
+
+check: $(READY)  ## lint, types, import direction, generated files, nothing of this machine
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_imports.py
+	$(BIN)/python tests/tools/generate.py --check
+	$(BIN)/python tests/tools/check_tracked_files.py
+	$(BIN)/python tests/tools/check_requirements.py
+
+bench: $(READY)  ## measure, side by side with others, into benchmarks/results.md
+	$(BIN)/python benchmarks/run.py $(ROWS)
+
+demo e2e experiments:  ## not yet
+	@echo "make $@: not yet; it comes with the training half" >&2; exit 1
+
+requirements: | $(BIN)/uv  ## resolve pyproject.toml into requirements.txt again
+	UV_CUSTOM_COMPILE_COMMAND='make requirements' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	  --no-emit-index-url --no-annotate --all-extras $(UPGRADE) pyproject.toml --output-file requirements.txt
+
+generate: $(READY)  ## write the generated files again
+	$(BIN)/python tests/tools/generate.py
+
+clean:  ## remove what make made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
