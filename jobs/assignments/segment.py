@@ -51,6 +51,8 @@ class Draft:
     parameters: Mapping[str, Any]
     """Settings that hold for the archive's lifetime: seed, ratios, window size, template digest …"""
     cycle: str = ""
+    period: str = ""
+    """The newest period of the mail's dates (`2019-W27`, `2019-07`) where mail is bucketed by it, else empty."""
     files: Mapping[str, Sequence[DataFile]] = field(default_factory=dict)
     """Data files by kind."""
     cursors: Mapping[str, Any] = field(default_factory=dict)
@@ -68,6 +70,7 @@ class SegmentHeader:
     num_rows: int
     cycle: str
     window_idx: int
+    period: str
     parameters: dict[str, Any]
     files: dict[str, list[DataFile]]
     cursors: dict[str, Any]
@@ -109,6 +112,7 @@ def encode(draft: Draft, after: Head) -> tuple[SegmentHeader, bytes]:
         num_rows=len(draft.rows),
         cycle=draft.cycle,
         window_idx=draft.window_idx,
+        period=draft.period,
         parameters=_plain(draft.parameters),
         files={kind: list(draft.files[kind]) for kind in sorted(draft.files)},
         cursors=_plain(draft.cursors),
