@@ -234,6 +234,19 @@ def write_json_array(path: Path, values: Iterable[Any]) -> int:
     return count
 
 
+def write_json_object(path: Path, entries: Iterable[tuple[str, Any]]) -> int:
+    """Entries as one JSON object with an entry a line, atomically and without holding them; how many there were."""
+    count = 0
+    with atomic_output(path) as stream:
+        stream.write(b"{")
+        for name, value in entries:
+            stream.write(b",\n" if count else b"\n")
+            stream.write(orjson.dumps(name) + b": " + orjson.dumps(value))
+            count += 1
+        stream.write(b"\n}\n")
+    return count
+
+
 def read_records(path: Path) -> Iterator[Any]:
     """The elements of a JSON array, or the lines of a JSON-lines file, whichever the file is.
 
