@@ -1,0 +1,1 @@
+"""Mail: mailbox formats, headers, MIME to text, quoting, threads, windows, near-duplicates. Pure."""

@@ -1,0 +1,1 @@
+"""Models: the only package that may import torch, transformers, peft or faiss."""

@@ -1,0 +1,165 @@
+"""Counting and finding tokens: by the base model's tokenizer, or by white space where there is no model yet.
+
+Segments of the template are tokenised one by one, without special tokens. Training must tokenise with
+the very same tokenizer, so its digest is fixed for the life of an archive.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
+
+from jobs.contracts.errors import ConfigError, InputError, MissingInputError
+from jobs.contracts.records import short_digest
+from jobs.files import input_error
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+WHITESPACE = "whitespace"
+
+_BATCH_CHARS = 4_000_000  # of text at a time: encodings are some fifty times as large
+
+_REVISION = re.compile(r"[0-9a-f]{40}")
+
+
+class TokenCounter(Protocol):
+    """How long a text is to a model. Deterministic; `digest` tells one tokenizer from another."""
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal tokenizers."""
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text by itself."""
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each token stands in the text: (start, end) in characters, ascending."""
+
+
+class WhitespaceCounter:
+    """A token is a run of characters that are not white space: for use without a model."""
+
+    name = WHITESPACE
+    digest = "whitespace-1"
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """The number of words of each text."""
+        return [len(text.split()) for text in texts]
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each word stands."""
+        return [match.span() for match in re.finditer(r"\S+", text)]
+
+
+class ModelCounter:
+    """A model's own tokenizer. The `tokenizers` library works in parallel and answers in order."""
+
+    def __init__(self, name: str, tokenizer: Tokenizer) -> None:
+        # A file may ask for these, for a model's fixed input; they would miscount.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.name = name
+        self.digest = tokenizer_digest(tokenizer.to_str())
+        self._tokenizer = tokenizer
+
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text, special tokens not added."""
+        counts: list[int] = []
+        for batch in _batches(texts):
+            counts += map(len, self._tokenizer.encode_batch_fast(batch, add_special_tokens=False))
+        return counts
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """Where each token stands; tokens that share a character overlap."""
+        offsets: list[tuple[int, int]] = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        return offsets
+
+
+def tokenizer_digest(definition: str) -> str:
+    """Short digest of a tokenizer.json, whatever its layout, and whatever it says of truncation and padding."""
+    fields = orjson.loads(definition)
+    fields.pop("truncation", None)
+    fields.pop("padding", None)
+    return short_digest(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
+
+
+def load_token_counter(name: str) -> TokenCounter:
+    """The counter that a user named.
+
+    `whitespace`; a tokenizer.json, or a folder with one; a folder of another tokenizer, or a name on the
+    Hub with its revision (`org/model@<commit>`), both through `transformers`. Raises MissingInputError,
+    InputError for a file that is no tokenizer, ConfigError for a name without a revision.
+    """
+    if name == WHITESPACE:
+        return WhitespaceCounter()
+    path = Path(name)
+    file = path / "tokenizer.json" if path.is_dir() else path
+    if file.is_file():
+        return ModelCounter(name, _read_tokenizer(file))
+    if path.is_dir():
+        return ModelCounter(name, _transformers_tokenizer(name, revision=None))
+    repository, separator, revision = name.rpartition("@")
+    if path.suffix == ".json" or path.is_absolute() or name.startswith("."):
+        raise MissingInputError("no such tokenizer", where=name, hint="give a tokenizer.json, or its folder")
+    if not separator or not _REVISION.fullmatch(revision):
+        raise ConfigError(
+            f"no file of that name, and a tokenizer on the Hub needs its revision: {name!r}",
+            where="tokenizer",
+            hint="write org/model@<commit, 40 hex digits>, give a tokenizer.json, or use 'whitespace'",
+        )
+    return ModelCounter(name, _transformers_tokenizer(repository, revision=revision))
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise input_error(path, error) from error
+    except Exception as error:  # the library raises Exception itself
+        raise InputError(f"not a tokenizer: {error}", where=str(path)) from error
+
+
+def _transformers_tokenizer(name: str, *, revision: str | None) -> Tokenizer:
+    try:
+        from transformers import AutoTokenizer  # heavy, and no part of the light core
+    except ImportError as error:
+        raise MissingInputError(
+            f"there is no tokenizer.json, and without `transformers` nothing else can be read: {name}",
+            where="tokenizer",
+            hint="pip install 'refrain[train]', or give the model's tokenizer.json",
+        ) from error
+    try:
+        loaded: Any = AutoTokenizer.from_pretrained(name, revision=revision or "main")
+    except (OSError, ValueError) as error:
+        raise MissingInputError(f"cannot be loaded: {error}", where=name) from error
+    backend: Tokenizer | None = getattr(loaded, "backend_tokenizer", None)
+    if backend is None:
+        raise ConfigError(
+            "this tokenizer has no fast version, and so no offsets", where=name, hint="convert it to a tokenizer.json"
+        )
+    return backend
+
+
+def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
+    """The texts in runs of a bounded number of characters."""
+    batch: list[str] = []
+    length = 0
+    for text in texts:
+        if batch and length + len(text) > _BATCH_CHARS:
+            yield batch
+            batch, length = [], 0
+        batch.append(text)
+        length += len(text)
+    if batch:
+        yield batch
