@@ -136,7 +136,8 @@ def cut_message(
     """The pieces of one message: itself where it fits in a chunk, else parts that each do.
 
     The counts are the caller's, who has them from one batch for many messages: of the body, of the message's
-    header with the blank line behind the body, of the subject's header. Every character of the body is in exactly one part. Raises ConfigError where headers leave no room.
+    header with the blank line behind the body, of the subject's header. Every character of the body is in
+    exactly one part. Raises ConfigError where the headers leave no room.
     """
     room = settings.max_tokens - num_subject_tokens - NUM_END_TOKENS - num_header_tokens
     if num_tokens <= room:
@@ -151,44 +152,51 @@ def cut_message(
 def cut_body(body: str, room: int, tokens: Tokens) -> list[tuple[int, int, int]]:
     """Parts of a text of at most `room` tokens each, tokenised by itself: (start, end, tokens).
 
-    A part ends behind a line, else behind a word, where one ends in its second half; else between tokens.
+    A part ends behind a line, else at a word's border, where there is one in its second half; else between
+    tokens. Raises ConfigError where not even a character fits.
     """
-    spans = tokens.offsets(body)
-    starts = [start for start, _ in spans]
     parts: list[tuple[int, int, int]] = []
-    start = token = 0
+    start = 0
     while start < len(body):
-        while token < len(starts) and starts[token] < start:
-            token += 1
-        allowed = room
-        while True:
-            limit = starts[token + allowed] if token + allowed < len(starts) else len(body)
-            end = _border(body, start, max(limit, start + 1))
-            count = tokens.count([body[start:end]])[0]
-            if count <= room:
-                break
-            if end == start + 1 or allowed <= 0:
-                raise ConfigError(
-                    f"{room} tokens beside the headers do not hold even a part of a message",
-                    where="--max-tokens",
-                    hint="give a larger budget",
-                )
-            allowed -= max(1, count - room)
+        end, count = _next_part(body, start, room, tokens)
         parts.append((start, end, count))
         start = end
     return parts
 
 
+def _next_part(body: str, start: int, room: int, tokens: Tokens) -> tuple[int, int]:
+    """Where the part that begins at `start` ends, and its tokens."""
+    reach = 8 * max(room, 1)  # tokens of common text have some four characters: never the offsets of a whole book
+    spans = tokens.offsets(body[start : start + reach])
+    while len(spans) <= room and start + reach < len(body):
+        reach *= 2
+        spans = tokens.offsets(body[start : start + reach])
+    allowed = max(room, 0)
+    while True:
+        limit = start + spans[allowed][0] if allowed < len(spans) else len(body)
+        end = _border(body, start, max(limit, start + 1))
+        count = tokens.count([body[start:end]])[0]  # text that is cut elsewhere may be tokenised otherwise
+        if count <= room:
+            return end, count
+        if end == start + 1:
+            raise ConfigError(
+                f"{room} tokens beside the headers do not hold a character of a message",
+                where="--max-tokens",
+                hint="give a larger budget",
+            )
+        allowed = max(0, allowed - max(1, count - room))
+
+
 def _border(body: str, start: int, limit: int) -> int:
     """The best place to end a part that must end at `limit` or before."""
-    if limit >= len(body):
-        return len(body)
+    if limit == len(body):
+        return limit
     middle = (start + limit) // 2
-    line = body.rfind("\n", middle, limit)
-    if line >= 0:
-        return line + 1
-    word = max(body.rfind(" ", middle, limit), body.rfind("\t", middle, limit))
-    return word + 1 if word >= 0 else limit
+    line = body.rfind("\n", middle, limit) + 1
+    if line or body[limit].isspace():
+        return line or limit
+    word = max(body.rfind(" ", middle, limit), body.rfind("\t", middle, limit)) + 1
+    return word or limit
 
 
 def shortened(value: str, room: int, tokens: Tokens) -> str:
