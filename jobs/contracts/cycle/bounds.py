@@ -1,0 +1,63 @@
+"""The bounded types that a cycle's fields are made of, and the base of its models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+from jobs.contracts.stages import STAGES
+
+DAY_SECONDS = 86_400
+YEAR_SECONDS = 366 * DAY_SECONDS
+
+PATTERN_WORDS: dict[str, str] = {}
+"""What a regular expression asks for, in the words of an error message."""
+
+
+def text(max_length: int, pattern: str | None = None, words: str = "") -> Any:
+    """A string of 1 to max_length characters that fits a pattern, which `words` says to people."""
+    if pattern:
+        PATTERN_WORDS[pattern] = words
+    return StringConstraints(min_length=1, max_length=max_length, pattern=pattern)
+
+
+def _as_text(value: object) -> object:
+    """`0.2` without quotation marks is as good as `"0.2"`."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+Name = Annotated[
+    str, text(63, r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "lower-case letters and digits, with - or . between them")
+]
+"""A name that may stand in a label, a Job's name and an object key."""
+Place = Annotated[str, text(1024)]
+"""A path, or a URL."""
+Address = Annotated[str, text(320, r"^[^\s@]+@[^\s@]+$", "an address such as ann@example.org")]
+Pattern = Annotated[str, text(320)]
+"""Compared without regard to case; `*` and `?` stand for any characters and any one."""
+LabelKey = Annotated[str, text(317)]
+LabelValue = Annotated[str, StringConstraints(max_length=63)]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
+Quantity = Annotated[int | str, Field(union_mode="left_to_right")]
+"""A number, or one with a unit, such as 500m or 8Gi."""
+Ratio = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    text(16, r"^(\d{1,4}:[1-9]\d{0,3}|0|0?\.\d{1,6})$", "replay to new, such as 1:4, or a share below 1, such as 0.2"),
+]
+StageName = Literal["parse", "split", "window", "rehearse", "sample", "train", "index", "evaluate", "select", "promote"]
+assert get_args(StageName) == tuple(row.name for row in STAGES)
+
+
+class CycleModel(BaseModel):
+    """Base of all: camelCase in the file, unknown fields refused, docstrings as descriptions."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )

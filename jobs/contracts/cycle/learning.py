@@ -1,0 +1,158 @@
+"""The learning half of a cycle: what is trained and how, how the winner is chosen and comes into service."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from jobs.contracts.cycle.bounds import DAY_SECONDS, CycleModel, text
+
+
+class Lora(CycleModel):
+    """The adapter."""
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Rank of the update."""
+    alpha: Annotated[float, Field(gt=0, le=10_000)] = 32
+    """Scale: the update is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout on the adapter's input."""
+    target_modules: Annotated[str, text(1024)] = "all-linear"
+    """all-linear, or names of modules with commas between them."""
+
+
+class ModelSpec(CycleModel):
+    """What is trained."""
+
+    base: Annotated[str, text(512)]
+    """Base model: a name on the hub, a folder, or s3://. Fixed for an archive at its first cycle."""
+    revision: Annotated[str, text(128)] | None = None
+    """Commit of the base model on the hub; absent: the one that the first cycle found."""
+    start_from: Literal["Incumbent", "Base"] = "Incumbent"
+    """Train the adapter in service further, or a fresh one."""
+    lora: Lora = Lora()
+    """The adapter."""
+
+
+class EarlyStopping(CycleModel):
+    """When training ends before its time."""
+
+    patience: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Evaluations in a row without improvement."""
+    min_delta: Annotated[float, Field(ge=0, le=100)] = 0.001
+    """Fall in val loss that counts as improvement."""
+
+
+class TrainingSpec(CycleModel):
+    """How it is trained."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Passes over the new mail."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    """Peak learning rate."""
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 16
+    """Chunks in a batch."""
+    batch_tokens: Annotated[int, Field(ge=64, le=2**31)] | None = None
+    """Tokens in a batch, padding included, instead of a number of chunks."""
+    save_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    """Steps between two checkpoints; an epoch's end is one too."""
+    early_stopping: EarlyStopping | None = None
+    """Absent: train to the end."""
+    nodes: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Pods."""
+    processes_per_node: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes, and GPUs, in each."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Of activations and of the frozen weights."""
+
+
+class EvaluationSpec(CycleModel):
+    """How checkpoints are scored."""
+
+    top_k: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Passages that are retrieved for a question."""
+    embedding_model: Annotated[str, text(512)] = "sentence-transformers/all-MiniLM-L6-v2"
+    """Model that passages are embedded with."""
+    max_queries: Annotated[int, Field(ge=1, le=1_000_000)] = 500
+    """Questions asked of each checkpoint at most."""
+
+
+WEIGHTS = ("ppl", "rag", "recall")
+"""What the weighted strategy adds up: 1 / val_perplexity, RAG accuracy and retrieval recall."""
+
+_THRESHOLD = re.compile(r"^([a-z][a-z0-9_]*) *(<=|>=|<|>) *[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+_METRIC = re.compile(r"^(val_perplexity|val_loss|fluency|(rag_accuracy|retrieval_recall)_at_\d{1,4})$")
+
+
+def _refuse_test_metric(name: str) -> None:
+    """ValueError where a rule that chooses would look at the test set."""
+    if "test" in name.split("_"):
+        raise ValueError(f"{name} is a test metric: val chooses, test reports. Name a val metric")
+
+
+class SelectionSpec(CycleModel):
+    """How the winner is chosen."""
+
+    strategy: Literal["LowestLoss", "Weighted", "Pareto"] = "Weighted"
+    """By val loss, by a weighted sum, or from the Pareto front."""
+    weights: Annotated[dict[Annotated[str, text(63)], Annotated[float, Field(ge=0, le=1000)]], Field(max_length=8)] = {
+        "ppl": 0.5,
+        "rag": 0.5,
+    }
+    """Weights of the weighted strategy: ppl, rag, recall."""
+    thresholds: Annotated[list[Annotated[str, text(128)]], Field(max_length=16)] = []
+    """What every candidate must reach, such as `val_perplexity <= 15`."""
+    improvement_threshold: Annotated[float, Field(ge=0, le=10)] = 0.02
+    """Gain over the incumbent below which the cycle trains again."""
+    max_retrain_attempts: Annotated[int, Field(ge=0, le=10)] = 2
+    """How often it may."""
+
+    @field_validator("weights")
+    @classmethod
+    def _known_weights(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name in weights:
+            _refuse_test_metric(name)
+            if name not in WEIGHTS:
+                raise ValueError(f"no weight is called {name!r}: there are {', '.join(WEIGHTS)}")
+        if not sum(weights.values()):
+            raise ValueError("at least one weight must be above 0")
+        return weights
+
+    @field_validator("thresholds")
+    @classmethod
+    def _known_thresholds(cls, thresholds: list[str]) -> list[str]:
+        for threshold in thresholds:
+            match = _THRESHOLD.match(threshold)
+            if not match:
+                raise ValueError(f"not a threshold: {threshold!r}. Write it as val_perplexity <= 15")
+            _refuse_test_metric(match[1])
+            if not _METRIC.match(match[1]):
+                raise ValueError(
+                    f"no metric is called {match[1]!r}: there are val_perplexity, val_loss, fluency, "
+                    "rag_accuracy_at_<k> and retrieval_recall_at_<k>"
+                )
+        return thresholds
+
+
+class Gate(CycleModel):
+    """What the winner must show against the incumbent."""
+
+    confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
+    """Of the interval that must lie above zero."""
+    min_threads: Annotated[int, Field(ge=2, le=100_000)] = 10
+    """With fewer val threads the evidence is insufficient and the incumbent stays."""
+
+
+class PromotionSpec(CycleModel):
+    """How the winner comes into service."""
+
+    mode: Literal["Automatic", "Manual"] = "Automatic"
+    """Manual waits for `approve`."""
+    gate: Gate = Gate()
+    """What the winner must show."""
+    timeout_seconds: Annotated[int, Field(ge=1, le=DAY_SECONDS)] = 600
+    """How long new pods may take to serve before the former adapter is restored."""
+    approve: Annotated[str, text(64, r"^[0-9a-f]{64}$", "64 hex digits")] | None = None
+    """SHA-256 of the candidate that a person has approved."""
