@@ -40,7 +40,13 @@ Pattern = Annotated[str, text(320)]
 LabelKey = Annotated[str, text(317)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
-Quantity = Annotated[int | str, Field(union_mode="left_to_right")]
+Quantity = Annotated[
+    Annotated[int, Field(ge=0, le=2**53)]
+    | Annotated[
+        str, text(32, r"^\d+(\.\d+)?([eE]\d+|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", "a quantity such as 500m or 8Gi")
+    ],
+    Field(union_mode="left_to_right"),
+]
 """A number, or one with a unit, such as 500m or 8Gi."""
 Ratio = Annotated[
     str,
