@@ -1,0 +1,71 @@
+"""What `window`, `rehearse` and `sample` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.cli.options import PATH, Decorator, store_options
+from jobs.contracts.errors import UsageError
+from jobs.contracts.records import Json
+
+window_idx: Decorator = click.option(
+    "--window-idx", type=click.IntRange(0), help="The window, W.  [default: the newest]"
+)
+chunks: Decorator = click.option(
+    "--chunks", type=PATH, help="Who wrote each chunk, and its messages.  [default: chunks.json beside it]"
+)
+length_metadata: Decorator = click.option(
+    "--length-metadata", type=PATH, help="Tokens and length bucket.  [default: length_metadata.json beside it]"
+)
+active_windows: Decorator = click.option(
+    "--active-windows",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="The newest windows, which are not rehearsed.",
+)
+
+
+def files_or_store(store: str | None, **files: Path | None) -> bool:
+    """Whether a store is meant: one was named, and no files were. UsageError where both were."""
+    given = [name for name, path in files.items() if path is not None]
+    if store and given:
+        raise UsageError(
+            f"both a store ({store}) and files ({given[0]}) are given",
+            hint="leave one out; REFRAIN_STORE in the environment counts as --store",
+        )
+    return bool(store)
+
+
+COMPANIONS = {"chunks": "chunks", "lengths": "length_metadata", "exclusions": "exclusions"}
+"""Kinds of files beside the assignments, and the flags that name them."""
+
+
+def named(**paths: Path | None) -> dict[str, list[Path]]:
+    """A stage's input paths by kind, those that were named."""
+    return {kind: [path] for kind, path in paths.items() if path is not None}
+
+
+def in_store(stage: str, config: Any, url: str | None, cycle: str) -> Json:
+    """Run a stage over a store; its result."""
+    from jobs.runner import run_in_store
+
+    return run_in_store(stage, config, url=url or "", cycle=cycle, options=store_options())
+
+
+def tell(stage: str, result: Mapping[str, Any]) -> None:
+    """Say on standard error what a stage did."""
+    for note in result.get("notes", ()):
+        click.echo(f"refrain: note: {note}", err=True)
+    counts = (f"{name.replace('_', ' ')} {_plain(value)}" for name, value in result.items() if name != "notes")
+    click.echo(f"{stage}: {', '.join(counts)}", err=True)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "unknown"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,91 @@
+"""Rows grouped by whose they are, each group with a fixed place on the circle that rotation goes round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from jobs.replay.allocation import Counts, largest_remainders, minimums, ranks, sums_by
+from jobs.replay.hashing import Keys, clockwise, hash_names, mix, stream
+from jobs.replay.table import ChunkTable, Rows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Buckets:
+    """The (sender, thread) buckets of a table.
+
+    A bucket's place depends on its two names and the seed alone: it is the same in every cycle,
+    however the archive grows.
+    """
+
+    of_row: Counts
+    """The bucket of each row."""
+    sender: Counts
+    """Of each bucket: index into the table's `senders`."""
+    thread: Counts
+    """Of each bucket: index into the table's `thread_ids`."""
+    sizes: Counts
+    """Rows of each bucket."""
+    position: Keys
+    """Of each bucket, on a circle of circumference 2^64."""
+    sender_position: Keys
+    """Of each name in the table's `senders`."""
+
+    @classmethod
+    def of(cls, table: ChunkTable, seed: int) -> Buckets:
+        """The buckets of a table."""
+        num_threads = max(1, len(table.thread_ids))
+        codes, of_row, sizes = np.unique(
+            table.sender.astype(np.int64) * num_threads + table.thread, return_inverse=True, return_counts=True
+        )
+        sender, thread = np.divmod(codes, num_threads)
+        senders = table.senders.take(pa.array(sender)).to_pylist()
+        threads = table.thread_ids.take(pa.array(thread)).to_pylist()
+        names = (f"{a}\0{b}" for a, b in zip(senders, threads, strict=True))
+        return cls(
+            of_row=of_row,
+            sender=sender,
+            thread=thread,
+            sizes=sizes,
+            position=mix(hash_names(names), stream(seed, "bucket")),
+            sender_position=mix(hash_names(table.senders.to_pylist()), stream(seed, "sender")),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def shares(self, quota: int, minimum: int, draw: int) -> Counts:
+        """How many chunks each bucket gives to a draw of `quota`; they add up to it, or to all there are.
+
+        Phase 1 gives each bucket `minimum`, or all it has; where the quota is too small for that,
+        one round after the other, the last one clockwise from where this draw begins. Phase 2
+        shares out the rest among the senders in proportion to their rows, and each sender's part
+        among its threads in proportion to theirs, both by largest remainders.
+        """
+        ahead = clockwise(self.position, draw)
+        given = minimums(self.sizes, minimum, quota, np.argsort(ahead, kind="stable"))
+        rest = quota - int(given.sum())
+        if rest == 0 or not len(self):
+            return given
+        num_senders = len(self.sender_position)
+        volumes = sums_by(self.sender, self.sizes, num_senders)
+        spare = sums_by(self.sender, self.sizes - given, num_senders)
+        of_sender = largest_remainders(
+            np.array([rest]),
+            np.zeros(num_senders, dtype=np.int64),
+            np.maximum(volumes, 1),
+            spare,
+            clockwise(self.sender_position, draw),
+        )
+        return given + largest_remainders(of_sender, self.sender, self.sizes, self.sizes - given, ahead)
+
+
+def lowest(group: Counts, keys: Keys, shares: Counts) -> Rows:
+    """Of each group as many rows as its share, those with the lowest keys; ascending."""
+    rows = np.flatnonzero(shares[group] > 0)
+    order = rows[np.lexsort((keys[rows], group[rows]))]
+    chosen: npt.NDArray[np.bool_] = ranks(group[order]) < shares[group[order]]
+    return np.sort(order[chosen])

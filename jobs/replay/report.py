@@ -1,0 +1,201 @@
+"""What a schedule amounts to: who is rehearsed how much, the shares reached, the padding it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.replay.allocation import Counts, sums_by
+from jobs.replay.buckets import Buckets
+from jobs.replay.table import ChunkTable
+
+if TYPE_CHECKING:
+    from jobs.replay.sampler import EpochPlan
+
+_PRINTED_ROWS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRow:
+    """What one sender's chunks are in the schedule."""
+
+    sender: str
+    new: int
+    """New chunks in each epoch."""
+    available: int
+    """Old chunks in the manifest."""
+    drawn: int
+    """Old chunks in all epochs together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stratum:
+    """What one (sender, thread) bucket gives to rehearsal."""
+
+    sender: str
+    thread_id: str
+    available: int
+    drawn: int
+    """In all epochs together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A schedule in figures; all epochs together unless a field says otherwise."""
+
+    num_epochs: int
+    new_chunks: int
+    replay_chunks: int
+    new_tokens: int
+    replay_tokens: int
+    padded_tokens: int
+    """Tokens that are computed: of each batch its chunks times the longest of them."""
+    num_batches: int
+    available: int
+    """Old chunks in the manifest, those that are new left out."""
+    rehearsed: int
+    """Different old chunks among those drawn."""
+    senders: list[SenderRow]
+    """By new and drawn chunks, most first; then by name."""
+    strata: list[Stratum]
+    """By sender, then drawn chunks, most first."""
+
+    @property
+    def share_chunks(self) -> float:
+        """Rehearsal's share of the chunks."""
+        return _share(self.replay_chunks, self.new_chunks + self.replay_chunks)
+
+    @property
+    def share_tokens(self) -> float:
+        """Rehearsal's share of the tokens."""
+        return _share(self.replay_tokens, self.new_tokens + self.replay_tokens)
+
+    @property
+    def padding(self) -> float:
+        """The part of the computed tokens that is padding."""
+        return _share(self.padded_tokens - self.new_tokens - self.replay_tokens, self.padded_tokens)
+
+    def figures(self) -> dict[str, Any]:
+        """All but the lists, as JSON."""
+        return {
+            "num_epochs": self.num_epochs,
+            "num_batches": self.num_batches,
+            "new_chunks": self.new_chunks,
+            "replay_chunks": self.replay_chunks,
+            "share_chunks": self.share_chunks,
+            "new_tokens": self.new_tokens,
+            "replay_tokens": self.replay_tokens,
+            "share_tokens": self.share_tokens,
+            "padded_tokens": self.padded_tokens,
+            "padding": self.padding,
+            "manifest_chunks": self.available,
+            "rehearsed_chunks": self.rehearsed,
+        }
+
+    def text(self) -> str:
+        """The report as people read it."""
+        return "".join(f"{line}\n" for line in self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        replay = max(1, self.replay_chunks)
+        yield f"{self.num_batches} batches in {self.num_epochs} epochs"
+        yield (
+            f"rehearsal: {self.replay_chunks} of {self.new_chunks + self.replay_chunks} chunks "
+            f"({self.share_chunks:.1%}), {self.share_tokens:.1%} of the tokens; "
+            f"{self.rehearsed} different ones of {self.available} in the manifest"
+        )
+        yield f"padding: {self.padding:.1%} of the tokens computed"
+        yield ""
+        yield "sender distribution"
+        yield f"{'new':>9} {'old':>9} {'rehearsed':>9} {'share':>7}  sender"
+        for row in self.senders[:_PRINTED_ROWS]:
+            share = row.drawn / replay
+            yield f"{row.new:>9} {row.available:>9} {row.drawn:>9} {share:>7.1%}  {row.sender or '(unknown)'}"
+        if (more := len(self.senders) - _PRINTED_ROWS) > 0:
+            yield f"{'':>9} {'':>9} {'':>9} {'':>7}  and {more} more"
+        if not self.strata:
+            return
+        yield ""
+        yield "strata, those most rehearsed"
+        yield f"{'old':>9} {'rehearsed':>9} {'share':>7}  thread, sender"
+        for stratum in sorted(self.strata, key=lambda s: -s.drawn)[:_PRINTED_ROWS]:
+            yield (
+                f"{stratum.available:>9} {stratum.drawn:>9} {stratum.drawn / replay:>7.1%}  "
+                f"{stratum.thread_id or '(unknown)'}, {stratum.sender or '(unknown)'}"
+            )
+        if (more := len(self.strata) - _PRINTED_ROWS) > 0:
+            yield f"{'':>9} {'':>9} {'':>7}  and {more} more"
+
+
+class Tally:
+    """Adds up the epochs of a schedule."""
+
+    def __init__(self, table: ChunkTable, num_new: int, buckets: Buckets) -> None:
+        self._table = table
+        self._num_new = num_new
+        self._buckets = buckets
+        self._drawn: Counts = np.zeros(len(buckets), dtype=np.int64)
+        self._seen = np.zeros(len(table), dtype=np.bool_)
+        self._chunks = [0, 0]
+        self._tokens = [0, 0]
+        self._padded = 0
+        self._epochs = 0
+        self._batches = 0
+
+    def add(self, plan: EpochPlan) -> None:
+        """Count one epoch."""
+        self._epochs += 1
+        self._drawn += plan.shares
+        self._seen[plan.rows] = True
+        self._batches += len(plan.is_replay)
+        if not len(plan.is_replay):
+            return
+        tokens = self._table.num_tokens[plan.rows].astype(np.int64)
+        sizes = np.diff(plan.starts)
+        sums = np.add.reduceat(tokens, plan.starts[:-1])
+        self._padded += int((np.maximum.reduceat(tokens, plan.starts[:-1]) * sizes).sum())
+        for replay in (0, 1):
+            of_kind = plan.is_replay == bool(replay)
+            self._chunks[replay] += int(sizes[of_kind].sum())
+            self._tokens[replay] += int(sums[of_kind].sum())
+
+    def report(self) -> Report:
+        """What has been counted."""
+        return Report(
+            num_epochs=self._epochs,
+            new_chunks=self._chunks[0],
+            replay_chunks=self._chunks[1],
+            new_tokens=self._tokens[0],
+            replay_tokens=self._tokens[1],
+            padded_tokens=self._padded,
+            num_batches=self._batches,
+            available=len(self._table) - self._num_new,
+            rehearsed=int(self._seen[self._num_new :].sum()),
+            senders=self._senders(),
+            strata=self._strata(),
+        )
+
+    def _senders(self) -> list[SenderRow]:
+        buckets = self._buckets
+        names = self._table.senders.to_pylist()
+        new = np.bincount(self._table.sender[: self._num_new], minlength=len(names))
+        old = sums_by(buckets.sender, buckets.sizes, len(names))
+        drawn = sums_by(buckets.sender, self._drawn, len(names))
+        rows = map(SenderRow, names, new.tolist(), old.tolist(), drawn.tolist())
+        present = [row for row in rows if row.new or row.available]
+        return sorted(present, key=lambda row: (-row.new - row.drawn, row.sender))
+
+    def _strata(self) -> list[Stratum]:
+        buckets = self._buckets
+        senders = self._table.senders.take(pa.array(buckets.sender)).to_pylist()
+        threads = self._table.thread_ids.take(pa.array(buckets.thread)).to_pylist()
+        strata = map(Stratum, senders, threads, buckets.sizes.tolist(), self._drawn.tolist())
+        return sorted(strata, key=lambda s: (s.sender, -s.drawn, s.thread_id))
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 6) if whole else 0.0

@@ -1,0 +1,88 @@
+"""sample: the schedule, every batch of every epoch, from the new train chunks and the manifest."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.files import atomic_output
+from jobs.replay import sources
+from jobs.replay.checks import checked
+from jobs.replay.sampler import StratifiedReplaySampler
+from jobs.replay.schedule_file import write_schedule
+from jobs.replay.table import UNKNOWN, ChunkTable
+from jobs.stages import Inputs, Outputs
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of `sample`; see `StratifiedReplaySampler`."""
+
+    replay_ratio: str = "1:4"
+    batch_size: int = 16
+    batch_tokens: int | None = None
+    min_per_bucket: int = 2
+    max_share: str = "0.2"
+    max_samples: int | None = None
+    epochs: int = 3
+    active_windows: int = 1
+    window_idx: int | None = None
+    """That of the newest new chunk unless given."""
+    seed: int = 42
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
+    """Write the schedule, and the report as text to `report` where that is wanted, else to standard error.
+
+    Raises InputError for a list that names a val or test chunk, one that the log does not hold, or,
+    in the manifest, one of an active window.
+    """
+    notes: list[str] = []
+    log = sources.load(inputs).table if _has_log(inputs) else None
+    new_path, manifest_path = inputs.one("new_train"), inputs.one("manifest")
+    new = checked(ChunkTable.from_file(new_path).distinct(), new_path, log)
+    window_idx = config.window_idx
+    if window_idx is None:
+        window_idx = new.newest_window()
+    if window_idx == UNKNOWN:
+        window_idx = 0 if log is None else max(0, sources.this_window(None, inputs, log))
+    manifest = checked(
+        ChunkTable.from_file(manifest_path).distinct(),
+        manifest_path,
+        log,
+        first_active=window_idx - config.active_windows + 1,
+    )
+    if log is None:
+        new, manifest = (sources.completed(table, inputs, notes) for table in (new, manifest))
+        if ((new.split == UNKNOWN).any()) or (manifest.split == UNKNOWN).any():
+            notes.append(
+                "that all chunks are of train is not checked: the lists do not say it, and no assignments were given"
+            )
+    sampler = StratifiedReplaySampler(
+        manifest,
+        new,
+        replay_ratio=config.replay_ratio,
+        batch_size=config.batch_size,
+        batch_tokens=config.batch_tokens,
+        min_per_bucket=config.min_per_bucket,
+        max_share=config.max_share,
+        max_samples=config.max_samples,
+        seed=config.seed,
+        window_idx=window_idx,
+        num_epochs=config.epochs,
+    )
+    report = write_schedule(outputs["schedule"], sampler)
+    if "report" in outputs:
+        with atomic_output(outputs["report"]) as stream:
+            stream.write(report.text().encode())
+    else:
+        sys.stderr.write(report.text())
+    result = {"window_idx": window_idx, "quota": sampler.quota} | report.figures()
+    if notes:
+        result["notes"] = list(dict.fromkeys(notes))
+    return result
+
+
+def _has_log(inputs: Inputs) -> bool:
+    return inputs.archive is not None or bool(inputs.paths.get("assignments"))
