@@ -91,6 +91,12 @@ def test_a_few_lines_are_enough(tmp_path):
     assert spec.archive_url == "file:///archives/workshop"
 
 
+def test_sources_and_filters_are_what_parse_takes(tmp_path):
+    spec = load(tmp_path, FULL).spec
+    assert [str(source) for source in spec.sources] == ["s3://mail/incoming/2026-W47.mbox.gz"]
+    assert [str(rule) for rule in spec.filters.exclude] == ["header:Auto-Submitted", "from:*@notifications.example"]
+
+
 def test_the_example_is_one(tmp_path):
     cycle = load_cycle(EXAMPLES / "cycle.yaml")
     assert cycle.spec.archive_url == "s3://refrain/workshop"
@@ -125,7 +131,7 @@ def test_the_example_is_one(tmp_path):
             "filters: {exclude: [{}]}",
             "spec.filters.exclude[0]: needs at least one of from, list, folder, label, header",
         ),
-        ("filters: {include: [{value: x}]}", "spec.filters.include[0]: `value` needs the `header`"),
+        ("filters: {include: [{from: a, list: b}]}", "spec.filters.include[0]: needs exactly one of from, to, list"),
         (
             "selection: {weights: {test_ppl: 1}}",
             "spec.selection.weights: test_ppl is a test metric: val chooses, test reports",

@@ -58,30 +58,43 @@ class Source(CycleModel):
             raise ValueError("a password has no place here: set it in the environment or a Secret")
         return self
 
+    def __str__(self) -> str:
+        """As `refrain parse` takes it: the path or URL."""
+        (place,) = self.model_dump(exclude_none=True).values()
+        return str(place)
+
 
 class FilterRule(CycleModel):
-    """Messages for which all that is given here holds."""
+    """One rule: exactly one of the fields. Patterns ignore case; `*` and `?` stand for any characters and any one."""
 
     from_: Annotated[Pattern | None, Field(alias="from")] = None
-    """Pattern for the sender's address."""
+    """The address of From or Sender."""
+    to: Pattern | None = None
+    """An address of To or Cc."""
     list_id: Annotated[Pattern | None, Field(alias="list")] = None
-    """Pattern for the mailing list's List-Id."""
-    folder: Pattern | None = None
-    """Pattern for the Maildir or IMAP folder."""
+    """The mailing list's List-Id."""
+    header: Pattern | None = None
+    """A header field that is there, or with `Name=value` has that value."""
     label: Pattern | None = None
-    """Pattern for one of Gmail's labels."""
-    header: Annotated[str, text(76, r"^[!-9;-~]+$", "the name of a header field")] | None = None
-    """A header field that is there. Auto-Submitted with the value `no` counts as absent."""
-    value: Pattern | None = None
-    """Pattern for that field's value."""
+    """One of the mail's labels (Gmail Takeout, Maildir and IMAP flags)."""
+    folder: Pattern | None = None
+    """The Maildir or IMAP folder."""
+    subject: Pattern | None = None
+    """The decoded subject."""
 
     @model_validator(mode="after")
-    def _says_something(self) -> Self:
-        if not self.model_dump(exclude_none=True):
-            raise ValueError("needs at least one of from, list, folder, label, header")
-        if self.value is not None and self.header is None:
-            raise ValueError("`value` needs the `header` that it belongs to")
+    def _exactly_one(self) -> Self:
+        if len(self._given()) != 1:
+            raise ValueError("needs exactly one of from, to, list, header, label, folder, subject")
         return self
+
+    def _given(self) -> dict[str, str]:
+        return self.model_dump(exclude_none=True, by_alias=True)
+
+    def __str__(self) -> str:
+        """As `refrain parse` takes it: `from:*@notifications.example`."""
+        ((kind, pattern),) = self._given().items()
+        return f"{kind}:{pattern}"
 
 
 class Filters(CycleModel):
