@@ -11,6 +11,7 @@ import yaml
 
 from jobs.contracts.cycle import RetrainCycle, json_schema, load_cycle
 from jobs.contracts.errors import ConfigError, MissingInputError
+from jobs.mail.filters import parse_rule
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -95,6 +96,7 @@ def test_sources_and_filters_are_what_parse_takes(tmp_path):
     spec = load(tmp_path, FULL).spec
     assert [str(source) for source in spec.sources] == ["s3://mail/incoming/2026-W47.mbox.gz"]
     assert [str(rule) for rule in spec.filters.exclude] == ["header:Auto-Submitted", "from:*@notifications.example"]
+    assert [parse_rule(str(rule)).kind for rule in spec.filters.exclude] == ["header", "from"]
 
 
 def test_the_example_is_one(tmp_path):
@@ -129,7 +131,7 @@ def test_the_example_is_one(tmp_path):
         ("sources: [{imap: mail.example}]", "spec.sources[0].imap: should be a URL such as imaps://"),
         (
             "filters: {exclude: [{}]}",
-            "spec.filters.exclude[0]: needs at least one of from, list, folder, label, header",
+            "spec.filters.exclude[0]: needs exactly one of from, to, list, header",
         ),
         ("filters: {include: [{from: a, list: b}]}", "spec.filters.include[0]: needs exactly one of from, to, list"),
         (
