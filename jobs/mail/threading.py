@@ -64,9 +64,9 @@ def parents(num_nodes: int, messages: Sequence[int], references: Sequence[Sequen
     """For each node the node that it answers, UNKNOWN for roots; never a loop.
 
     `messages` are in canonical order, `references` theirs, oldest first. A message answers the last one that
-    it refers to; ghosts, and messages without references, stand where the first message that names them puts
-    them (RFC 5256, section 3, steps 1.A and 1.B, in two passes so that less depends on the order). A link
-    that would close a loop is left out.
+    it refers to; only ghosts, and messages without references, stand where the first message that names them
+    puts them (RFC 5256, section 3, steps 1.A and 1.B, in two passes so that less depends on the order). A
+    link that would close a loop is left out.
     """
     parent = [UNKNOWN] * num_nodes
     root = list(range(num_nodes))  # the trees so far, with path halving: only roots are ever linked
@@ -76,17 +76,29 @@ def parents(num_nodes: int, messages: Sequence[int], references: Sequence[Sequen
         while root[top] != top:
             root[top] = root[root[top]]
             top = root[top]
-        if parent[child] == UNKNOWN and top != child:
+        if top != child:
             parent[child] = above
             root[child] = top
 
-    for message, refs in zip(messages, references, strict=True):
-        if refs:
-            link(message, refs[-1])
+    answers = {message: refs[-1] for message, refs in zip(messages, references, strict=True) if refs}
+    for message, above in answers.items():
+        link(message, above)
     for refs in references:
         for above, child in pairwise(refs):
-            link(child, above)
+            if parent[child] == UNKNOWN and child not in answers:
+                link(child, above)
     return parent
+
+
+def _downward(above: Sequence[int]) -> list[int]:
+    """All nodes of a forest, each behind its parent."""
+    children: dict[int, list[int]] = {}
+    for node, parent in enumerate(above):
+        children.setdefault(parent, []).append(node)
+    found = [UNKNOWN]
+    for node in found:  # the list grows as it is walked
+        found += children.get(node, ())
+    return found[1:]
 
 
 def tree(messages: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str | None]:
@@ -216,7 +228,8 @@ class ThreadGraph:
         Message i refers to refs[offsets[i]:offsets[i + 1]], oldest first. The messages of a component that
         touches no known thread are a new one, whose root is the first that its earliest message refers to,
         or that message. With one known thread all go there. With several each goes where its nearest
-        ancestor that has a thread is; where there is none, to the lowest of them.
+        ancestor that has a thread is, by the tree, else by its own references; where there is none, to
+        the lowest of them.
         """
         num_messages = len(messages)
         owner = np.repeat(np.arange(num_messages, dtype=np.int32), np.diff(offsets))
@@ -275,14 +288,19 @@ class ThreadGraph:
             [[local[ref] for ref in refs] for _, _, refs in mails],
         )
         thread = self.node_thread[nodes].tolist()
-        lowest = min({t for t in thread if t != UNKNOWN}, key=self._rank)
-        for node in range(len(nodes)):
-            path = [node]
-            while thread[path[-1]] == UNKNOWN and above[path[-1]] != UNKNOWN:
-                path.append(above[path[-1]])
-            found = thread[path[-1]] if thread[path[-1]] != UNKNOWN else lowest
-            for step in path:
-                thread[step] = found
+        lowest = min({known for known in thread if known != UNKNOWN}, key=self._rank)
+        named = {
+            local[message]: known
+            for _, message, refs in mails
+            for ref in refs
+            if (known := thread[local[ref]]) != UNKNOWN
+        }
+        order = _downward(above)
+        _inherit(thread, above, order)
+        for node, known in named.items():  # an older reference, where the last one leads nowhere
+            thread[node] = known if thread[node] == UNKNOWN else thread[node]
+        _inherit(thread, above, order)
+        thread = [lowest if found == UNKNOWN else found for found in thread]
         self.node_thread[nodes] = thread
         joins = []
         for position, message, refs in mails:
@@ -303,6 +321,13 @@ class ThreadGraph:
         while thread in self._joined:
             thread = self._joined[thread]
         return thread
+
+
+def _inherit(thread: list[int], above: Sequence[int], order: Sequence[int]) -> None:
+    """Give each node that has no thread its parent's."""
+    for node in order:
+        if thread[node] == UNKNOWN and above[node] != UNKNOWN:
+            thread[node] = thread[above[node]]
 
 
 def _first_reference(positions: Int64, messages: NDArray[Any], owner: Int32, refs: NDArray[Any]) -> Int32:
