@@ -26,7 +26,7 @@ MAY_IMPORT = {
         "jobs.progress",
     },
     "jobs.assignments": {"jobs.assignments", "jobs.contracts", "jobs.files", "jobs.progress"},
-    "jobs.replay": {"jobs.replay", "jobs.contracts"},
+    "jobs.replay": {"jobs.replay", "jobs.assignments", "jobs.contracts", "jobs.files"},
     "jobs.ml": {"jobs.ml", "jobs.contracts", "jobs.files", "jobs.progress"},
     "jobs.stages": {
         "jobs.stages.__init__",

@@ -32,7 +32,7 @@ class Shard:
         stem = self.path.name.removeprefix("train_")
         date = _DATE.search(stem)
         rest = stem[date.end() :] if date else stem
-        numbers = re.findall(r"\d+", rest.removesuffix(".gz").removesuffix(".zst"))
+        numbers = re.findall(r"\d+", rest)
         return (tuple(int(number) for number in [*(date.groups() if date else ["0"]), *numbers]), self.path.name)
 
 

@@ -24,7 +24,7 @@ UNKNOWN = -1
 
 _BLOCK_ROWS = 1 << 16
 _SPLIT_CODES: Mapping[Any, int] = {split: code for code, split in enumerate(SPLITS)} | {None: UNKNOWN, "": UNKNOWN}
-_LENGTH_NAMES = ("num_tokens", "tokens", "token_count", "length")
+LENGTH_NAMES = ("num_tokens", "tokens", "token_count", "length")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,8 +77,8 @@ class ChunkTable:
         if not columns:
             columns = [_columns([], where)]
         ids, threads, splits, windows, senders, tokens, buckets = zip(*columns, strict=True)
-        thread, thread_ids = _dictionary(threads)
-        sender, sender_names = _dictionary(senders)
+        thread, thread_ids = decoded_names(pa.chunked_array(threads))
+        sender, sender_names = decoded_names(pa.chunked_array(senders))
         return cls(
             chunk_ids=pa.concat_arrays(ids),
             thread=thread,
@@ -175,6 +175,11 @@ class ChunkTable:
             ):
                 yield ManifestEntry(name, thread, SPLITS[split], window, sender, tokens, bucket)
 
+    def has_senders(self) -> bool:
+        """Whether the sender of every row is known."""
+        empty = pc.index(self.senders, "").as_py()
+        return empty < 0 or not (self.sender == empty).any()
+
     def newest_window(self) -> int:
         """The highest window_idx; UNKNOWN where there is none."""
         return int(self.window_idx.max(initial=UNKNOWN))
@@ -216,7 +221,7 @@ def _columns(block: list[tuple[str, Fields]], where: str) -> tuple[Any, ...]:
         _converted(block, [item.get("split") for item in fields], _split, np.int8, where),
         _converted(block, [item.get("window_idx", UNKNOWN) for item in fields], _number, np.int32, where),
         _encoded(block, "sender", where),
-        _converted(block, [_first(item, _LENGTH_NAMES) for item in fields], _number, np.int32, where),
+        _converted(block, [_first(item, LENGTH_NAMES) for item in fields], _number, np.int32, where),
         _converted(block, [item.get("length_bucket", UNKNOWN) for item in fields], _number, np.int16, where),
     )
 
@@ -266,10 +271,12 @@ def _first(fields: Fields, names: tuple[str, ...]) -> Any:
     return 0
 
 
-def _dictionary(parts: Iterable[Any]) -> tuple[Codes, Any]:
-    """Codes and names of dictionary arrays that come in blocks."""
-    unified = pa.chunked_array(list(parts)).unify_dictionaries()
+def decoded_names(column: Any) -> tuple[Codes, Any]:
+    """Codes and names of a chunked dictionary array: one dictionary for all chunks, each name once."""
+    unified = column.unify_dictionaries()
     codes = [chunk.indices.to_numpy(zero_copy_only=False).astype(np.int32) for chunk in unified.chunks]
+    if not codes:
+        return np.zeros(0, dtype=np.int32), pa.array([], type=pa.large_string())
     return np.concatenate(codes), unified.chunk(unified.num_chunks - 1).dictionary
 
 

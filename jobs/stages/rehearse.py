@@ -10,9 +10,9 @@ import numpy as np
 from jobs.contracts.errors import UsageError
 from jobs.contracts.records import SPLITS, Split
 from jobs.files import write_json_array
-from jobs.replay import sources
 from jobs.replay.numbered_shards import write_numbered
 from jobs.replay.rehearsal import choose, eligible
+from jobs.replay.sources import open_source
 from jobs.replay.table import ChunkTable, Rows, code_of
 from jobs.stages import Inputs, Outputs
 
@@ -37,9 +37,9 @@ class Config:
 def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     """Write the manifest, an array of manifest entries in the log's order; an empty one in a first cycle."""
     _check(config)
-    chunks = sources.load(inputs)
-    table = chunks.table
-    window_idx = sources.this_window(config.window_idx, inputs, table)
+    source = open_source(inputs.paths, inputs.archive, inputs.cycle)
+    table = source.table
+    window_idx = source.this_window() if config.window_idx is None else config.window_idx
     if config.split == "train":
         candidates = eligible(table, window_idx, config.active_windows)
         candidates = _without(table, candidates, inputs)
@@ -61,8 +61,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
         write_json_array(outputs["manifest"], entries)
     else:
         result["shards"] = len(write_numbered(outputs["manifest"], config.split, entries, config.shard_size))
-    if chunks.notes:
-        result["notes"] = chunks.notes
+    if source.notes:
+        result["notes"] = source.notes
     return result
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.files import atomic_output
-from jobs.replay import sources
 from jobs.replay.checks import checked
+from jobs.replay.report import Report
 from jobs.replay.sampler import StratifiedReplaySampler
 from jobs.replay.schedule_file import write_schedule
+from jobs.replay.sources import ChunkSource, FileSource, open_source
 from jobs.replay.table import UNKNOWN, ChunkTable
 from jobs.stages import Inputs, Outputs
 
@@ -38,27 +39,16 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     Raises InputError for a list that names a val or test chunk, one that the log does not hold, or,
     in the manifest, one of an active window.
     """
-    notes: list[str] = []
-    log = sources.load(inputs).table if _has_log(inputs) else None
-    new_path, manifest_path = inputs.one("new_train"), inputs.one("manifest")
-    new = checked(ChunkTable.from_file(new_path).distinct(), new_path, log)
-    window_idx = config.window_idx
-    if window_idx is None:
-        window_idx = new.newest_window()
-    if window_idx == UNKNOWN:
-        window_idx = 0 if log is None else max(0, sources.this_window(None, inputs, log))
-    manifest = checked(
-        ChunkTable.from_file(manifest_path).distinct(),
-        manifest_path,
-        log,
-        first_active=window_idx - config.active_windows + 1,
-    )
-    if log is None:
-        new, manifest = (sources.completed(table, inputs, notes) for table in (new, manifest))
-        if ((new.split == UNKNOWN).any()) or (manifest.split == UNKNOWN).any():
-            notes.append(
-                "that all chunks are of train is not checked: the lists do not say it, and no assignments were given"
-            )
+    has_log = inputs.archive is not None or bool(inputs.paths.get("assignments"))
+    source = open_source(inputs.paths, inputs.archive, inputs.cycle) if has_log else None
+    notes = [] if source is None else source.notes
+    manifest, new, window_idx = _lists(config, inputs, source)
+    if source is None:
+        files = FileSource(inputs.paths)
+        manifest, new = files.completed(manifest), files.completed(new)
+        notes += files.notes
+        if (new.split == UNKNOWN).any() or (manifest.split == UNKNOWN).any():
+            notes.append("some chunks are not known to be of train: give --assignments to check them")
     sampler = StratifiedReplaySampler(
         manifest,
         new,
@@ -73,16 +63,29 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
         num_epochs=config.epochs,
     )
     report = write_schedule(outputs["schedule"], sampler)
+    _tell(report, outputs)
+    result = {"window_idx": window_idx, "quota": sampler.quota} | report.figures()
+    return result | {"notes": notes} if notes else result
+
+
+def _lists(config: Config, inputs: Inputs, source: ChunkSource | None) -> tuple[ChunkTable, ChunkTable, int]:
+    """The manifest and the new chunks, checked, and the window."""
+    log = None if source is None else source.table
+    new_path, manifest_path = inputs.one("new_train"), inputs.one("manifest")
+    new = checked(ChunkTable.from_file(new_path).distinct(), new_path, log)
+    window_idx = config.window_idx
+    if window_idx is None:
+        window_idx = new.newest_window()
+    if window_idx == UNKNOWN:
+        window_idx = 0 if source is None else source.this_window()
+    first_active = window_idx - config.active_windows + 1
+    manifest = checked(ChunkTable.from_file(manifest_path).distinct(), manifest_path, log, first_active=first_active)
+    return manifest, new, window_idx
+
+
+def _tell(report: Report, outputs: Outputs) -> None:
     if "report" in outputs:
         with atomic_output(outputs["report"]) as stream:
             stream.write(report.text().encode())
     else:
         sys.stderr.write(report.text())
-    result = {"window_idx": window_idx, "quota": sampler.quota} | report.figures()
-    if notes:
-        result["notes"] = list(dict.fromkeys(notes))
-    return result
-
-
-def _has_log(inputs: Inputs) -> bool:
-    return inputs.archive is not None or bool(inputs.paths.get("assignments"))

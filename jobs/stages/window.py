@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.contracts.records import Json, Split
 from jobs.files import write_json_array
-from jobs.replay import sources
+from jobs.replay.sources import ChunkSource, open_source
 from jobs.replay.table import ChunkTable, Rows, code_of
 from jobs.stages import Inputs, Outputs
 
@@ -34,57 +36,46 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     window, except those of threads that were excluded by then; `masked_messages` lists the short
     digests of messages that evaluation leaves out of a chunk's score.
     """
-    chunks = sources.load(inputs)
-    table = chunks.table
-    window_idx = sources.this_window(config.window_idx, inputs, table)
+    source = open_source(inputs.paths, inputs.archive, inputs.cycle, messages=True)
+    table = source.table
+    window_idx = source.this_window() if config.window_idx is None else config.window_idx
     new = np.flatnonzero((table.split == code_of("train")) & (table.window_idx == window_idx))
-    num_messages = _num_messages(inputs, table, new)
+    num_messages = source.count_messages(new)
     result: dict[str, Any] = {
         "window_idx": window_idx,
         "new_train_chunks": len(new),
         "new_train_messages": num_messages,
         "skipped": num_messages is not None and num_messages < config.min_new_messages,
     }
-    if num_messages is None:
-        chunks.notes.append("how many messages are new is not known: chunks.json does not tell them")
     if "new_train" in outputs:
         write_json_array(outputs["new_train"], table.take(new).entries())
     if any(kind in outputs for kind, _ in _EVAL):
-        result |= _write_eval_sets(inputs, outputs, table, window_idx)
-    if chunks.notes:
-        result["notes"] = chunks.notes
+        result |= _write_eval_sets(source, outputs, window_idx)
+    if source.notes:
+        result["notes"] = source.notes
     return result
 
 
-def _num_messages(inputs: Inputs, table: ChunkTable, new: Rows) -> int | None:
-    """How many different messages these chunks have as targets; None where that cannot be known."""
-    if not len(new):
-        return 0
-    digests = sources.messages(inputs, table, new)
-    return None if digests is None else len({digest for row in digests.values() for digest in row})
-
-
-def _write_eval_sets(inputs: Inputs, outputs: Outputs, table: ChunkTable, window_idx: int) -> Json:
-    rules = sources.exclusions(inputs, window_idx)
-    tainted = {rule.id for rule in rules if rule.kind == "thread"}
+def _write_eval_sets(source: ChunkSource, outputs: Outputs, window_idx: int) -> Json:
+    table = source.table
+    rules = source.exclusions(window_idx)
+    tainted = pa.array([rule.id for rule in rules if rule.kind == "thread"], type=pa.large_string())
     masked = {rule.id for rule in rules if rule.kind == "message"}
-    is_tainted = np.isin(
-        table.thread, [code for code, name in enumerate(table.thread_ids.to_pylist()) if name in tainted]
-    )
+    is_tainted = pc.is_in(table.thread_ids, value_set=tainted).to_numpy(zero_copy_only=False)[table.thread]
     result: Json = {}
     for kind, split in _EVAL:
         if kind not in outputs:
             continue
         of_split = (table.split == code_of(split)) & (table.window_idx <= window_idx)
         rows = np.flatnonzero(of_split & ~is_tainted)
-        digests = sources.messages(inputs, table, rows) if masked else None
-        write_json_array(outputs[kind], _eval_entries(table, rows, digests or {}, masked))
+        hidden = source.masked_messages(rows, masked)
+        write_json_array(outputs[kind], _eval_entries(table, rows, hidden))
         result[f"{split}_chunks"] = len(rows)
         result[f"{split}_excluded_chunks"] = int((of_split & is_tainted).sum())
+        result[f"{split}_masked_messages"] = sum(map(len, hidden.values()))
     return result
 
 
-def _eval_entries(table: ChunkTable, rows: Rows, digests: dict[int, list[str]], masked: set[str]) -> Iterator[Json]:
+def _eval_entries(table: ChunkTable, rows: Rows, hidden: dict[int, list[str]]) -> Iterator[Json]:
     for row, entry in zip(rows.tolist(), table.take(rows).entries(), strict=True):
-        hidden = sorted(masked.intersection(digests.get(row, ())))
-        yield asdict(entry) | {"masked_messages": hidden} if hidden else asdict(entry)
+        yield asdict(entry) | ({"masked_messages": hidden[row]} if row in hidden else {})
