@@ -128,3 +128,18 @@ def test_without_transformers_the_message_says_what_to_install(tmp_path, monkeyp
         with pytest.raises(MissingInputError) as raised:
             load_token_counter(name)
         assert "refrain[train]" in raised.value.hint
+
+
+def test_a_tokenizer_of_another_form_is_read_by_transformers(tmp_path, counter):
+    pytest.importorskip("transformers", reason="transformers, of the train extra, is not installed")
+    model = json.loads(trained().to_str())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tmp_path / "merges.txt").write_text("".join(" ".join(pair) + "\n" for pair in model["merges"]))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer"}))
+    assert load_token_counter(str(tmp_path)).count(TEXTS) == counter.count(TEXTS)
+
+
+def test_a_folder_that_transformers_cannot_read(tmp_path):
+    pytest.importorskip("transformers", reason="transformers, of the train extra, is not installed")
+    with pytest.raises(MissingInputError, match="cannot be loaded"):
+        load_token_counter(str(tmp_path))
