@@ -1,0 +1,244 @@
+"""What a mail says: its text, part by part, and the names of what is attached to it.
+
+- text/plain is taken before text/html where a mail offers both, unless it is empty or only says
+  that the reader needs HTML.
+- The inline text parts of a mail follow one another; everything else is named, not embedded.
+- An attached mail is named too: its text is not this sender's, and where it matters it is in the
+  archive itself.
+- Signatures (OpenPGP, S/MIME) and the pictures of an HTML page are not even named.
+
+Limits hold hostile mail: depth, number of parts, bytes of text; each leaves a flag.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from itertools import islice
+
+from jobs.mail.charsets import codec_name, decode_bytes
+from jobs.mail.html import MAX_HTML_CHARS, declared_charset, html_to_text
+from jobs.mail.mime import ParameterValue, Part, parse_parameters, part_at, subparts, undo_transfer_encoding, unflow
+
+MAX_DEPTH = 16
+MAX_PARTS = 500
+MAX_TEXT_BYTES = 2 << 20
+"""Of one mail's text parts together, transfer encoding included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Something that a mail carries and that is not its text."""
+
+    name: str
+    content_type: str
+    num_bytes: int
+
+    def __str__(self) -> str:
+        return f"[attachment: {', '.join(filter(None, (self.name, self.content_type)))}, {self.num_bytes} bytes]"
+
+
+Block = str | Attachment
+
+
+@dataclass(slots=True)
+class Bodies:
+    """Reads one mail's bodies; afterwards `flags` says what was odd in them."""
+
+    flags: set[str] = field(default_factory=set)
+    _num_parts: int = 0
+    _num_text_bytes: int = 0
+
+    def read(self, mail: Part) -> list[Block]:
+        """The text parts, cleaned, and the attachments, in the order of the mail."""
+        return self._read(mail, 0, "text/plain", with_text=True)
+
+    def _read(self, part: Part, depth: int, default: str, *, with_text: bool) -> list[Block]:
+        kind = _content_type(part, default)
+        if kind.value.startswith("multipart/"):
+            children = self._children(part, kind.parameters.get("boundary", ""), depth)
+            if children:
+                return self._read_multipart(kind, children, depth, with_text=with_text)
+            kind = ParameterValue("text/plain", {})
+        disposition = parse_parameters(part.headers.get(b"content-disposition"))
+        if not _is_text(kind.value) or (depth > 0 and disposition.value == "attachment"):
+            return _named(part, kind, disposition)
+        text = self._text(part, kind) if with_text else ""
+        return [text] if text else []
+
+    def _children(self, part: Part, boundary: str, depth: int) -> list[Part]:
+        if not boundary:
+            self.flags.add("boundary-missing")
+            return []
+        if depth >= MAX_DEPTH:
+            self.flags.add("nested-too-deep")
+            return []
+        room = MAX_PARTS - self._num_parts
+        ranges = list(islice(subparts(part, boundary), room + 1))
+        if len(ranges) > room:
+            self.flags.add("too-many-parts")
+            del ranges[room:]
+        elif not ranges:
+            self.flags.add("boundary-missing")
+        self._num_parts += len(ranges)
+        return [part_at(part.raw, start, end) for start, end in ranges]
+
+    def _read_multipart(
+        self, kind: ParameterValue, children: list[Part], depth: int, *, with_text: bool
+    ) -> list[Block]:
+        if kind.value == "multipart/alternative" and with_text:
+            return self._alternative(children, depth)
+        default = "message/rfc822" if kind.value == "multipart/digest" else "text/plain"
+        blocks: list[Block] = []
+        for position, child in enumerate(children):
+            if kind.value == "multipart/related" and position and b"content-id" in child.headers:
+                continue
+            blocks += self._read(child, depth + 1, default, with_text=with_text)
+        return blocks
+
+    def _alternative(self, children: list[Part], depth: int) -> list[Block]:
+        """The plain text among several versions of a text, else the richest that says anything."""
+        types = [_content_type(child, "text/plain").value for child in children]
+        plain: list[Block] = []
+        for child, content_type in zip(children, types, strict=True):
+            if content_type == "text/plain" and not plain:
+                plain = self._read(child, depth + 1, "text/plain", with_text=True)
+        enough = bool(plain) and not _is_stub(plain)
+        for child, content_type in zip(reversed(children), reversed(types), strict=True):
+            if content_type == "text/html" or content_type.startswith("multipart/"):
+                if enough and content_type == "text/html":
+                    continue
+                rich = self._read(child, depth + 1, "text/plain", with_text=not enough)
+                if enough:
+                    return plain + rich
+                if rich:
+                    return rich
+        return plain
+
+    def _text(self, part: Part, kind: ParameterValue) -> str:
+        room = max(0, MAX_TEXT_BYTES - self._num_text_bytes)
+        if part.end - part.start > room:
+            self.flags.add("text-cut")
+        body = part.raw[part.start : min(part.end, part.start + room)]
+        self._num_text_bytes += len(body)
+        data = undo_transfer_encoding(body, part.headers.get(b"content-transfer-encoding"))
+        charset = kind.parameters.get("charset")
+        is_html = kind.value in _HTML_TYPES or (b"content-type" not in part.headers and _looks_like_html(data))
+        if is_html and not charset:
+            charset = declared_charset(data)
+        text, cleaned = clean_text(data, charset, self.flags)
+        if is_html:
+            if len(text) > MAX_HTML_CHARS:
+                self.flags.add("text-cut")
+            text = html_to_text(text)
+        elif kind.parameters.get("format", "").lower() == "flowed":
+            text = unflow(text, delete_space=kind.parameters.get("delsp", "").lower() == "yes")
+        if cleaned:
+            self.flags.add("control-characters")
+        return tidy(text)
+
+
+# ---- types
+
+_HTML_TYPES = frozenset({"text/html", "application/xhtml+xml", "text/enriched", "text/richtext"})
+_NOT_TEXT = frozenset(
+    {"text/calendar", "text/vcard", "text/x-vcard", "text/directory", "text/rtf", "text/css", "text/csv", "text/xml"}
+    | {"text/javascript", "text/rfc822-headers", "text/x-amp-html", "text/x-moz-deleted"}
+)
+_UNNAMED = frozenset({"application/pgp-signature", "application/pkcs7-signature", "application/x-pkcs7-signature"})
+_STUB = re.compile(
+    r"\bhtml\b|view (?:this|the) (?:e-?mail|message|newsletter)|(?:e-?mail|mail) (?:client|reader|program)",
+    re.IGNORECASE,
+)
+_MAX_STUB_CHARS = 300
+_HTML_START = re.compile(rb"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+
+
+def _content_type(part: Part, default: str) -> ParameterValue:
+    kind = parse_parameters(part.headers.get(b"content-type"))
+    if "/" in kind.value:
+        return kind
+    return ParameterValue(default if not kind.value else "text/plain", kind.parameters)
+
+
+def _is_text(content_type: str) -> bool:
+    return (content_type.startswith("text/") and content_type not in _NOT_TEXT) or content_type in _HTML_TYPES
+
+
+def _looks_like_html(data: bytes) -> bool:
+    return _HTML_START.match(data) is not None
+
+
+def _is_stub(blocks: list[Block]) -> bool:
+    text = "".join(block for block in blocks if isinstance(block, str))
+    return len(text) <= _MAX_STUB_CHARS and _STUB.search(text) is not None
+
+
+def _named(part: Part, kind: ParameterValue, disposition: ParameterValue) -> list[Block]:
+    if kind.value in _UNNAMED:
+        return []
+    name = disposition.parameters.get("filename") or kind.parameters.get("name") or ""
+    if not name and kind.value == "message/rfc822":
+        name = part_at(part.raw, part.start, part.end).headers.text(b"subject")
+    return [Attachment(" ".join(name.split())[:200], kind.value, _decoded_size(part))]
+
+
+def _decoded_size(part: Part) -> int:
+    """Bytes of an attachment, reckoned without decoding it where it is base64."""
+    size = part.end - part.start
+    encoding = (part.headers.get(b"content-transfer-encoding") or b"").lower()
+    if encoding.startswith(b"base64"):
+        blanks = sum(part.raw.count(blank, part.start, part.end) for blank in (b"\n", b"\r", b" ", b"\t"))
+        tail = part.raw[max(part.start, part.end - 16) : part.end]
+        return max(0, (size - blanks) * 3 // 4 - tail.count(b"="))
+    if encoding.startswith(b"quoted-printable") and size <= MAX_TEXT_BYTES:
+        return len(undo_transfer_encoding(part.raw[part.start : part.end], encoding))
+    return size
+
+
+# ---- characters and lines
+
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\x0c")) + b"\x7f"
+_STATEFUL_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0d-\x1f\x7f]")
+_INVISIBLE = re.compile(r"[\x80-\x9f\xad\u200b\u2060\ufeff\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
+_STATEFUL = ("utf-16", "utf-32", "iso2022", "hz")
+
+
+def clean_text(data: bytes, charset: str | None, flags: set[str]) -> tuple[str, bool]:
+    """Text with LF line ends and without control characters, and whether there were any of those.
+
+    No-break spaces become spaces; soft hyphens, zero-width spaces and byte order marks go.
+    """
+    codec = codec_name(charset) if charset else None
+    if codec is None and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        codec = charset = "utf-16"
+    if b"\r" in data and not (codec or "").startswith(_STATEFUL[:2]):
+        data = data.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    size = len(data)
+    if codec is None or not codec.startswith(_STATEFUL):
+        data = data.translate(None, _CONTROLS)
+        text, replaced = decode_bytes(data, charset)
+        cleaned = len(data) != size
+    else:
+        decoded, replaced = decode_bytes(data, charset)
+        text = _STATEFUL_CONTROLS.sub("", decoded.replace("\r\n", "\n"))
+        cleaned = len(text) != len(decoded.replace("\r\n", "\n"))
+    if replaced:
+        flags.add("charset-replaced")
+    if not text.isascii():
+        text = _INVISIBLE.sub("", text).replace("\xa0", " ").replace("\u2028", "\n").replace("\u2029", "\n")
+    return text.replace("\x0c", "\n") if "\x0c" in text else text, cleaned
+
+
+def tidy(text: str) -> str:
+    """Lines without trailing space (the signature separator `-- ` keeps its own), one blank line between paragraphs."""
+    text = "\n".join([line if line == "-- " else line.rstrip() for line in text.split("\n")])
+    return collapse(text)
+
+
+_BLANK_LINES = re.compile(r"\n{3,}")
+
+
+def collapse(text: str) -> str:
+    """No blank lines at either end, at most one in a row elsewhere."""
+    return (_BLANK_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip("\n")

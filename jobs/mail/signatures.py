@@ -1,0 +1,131 @@
+"""Signatures, list footers and disclaimers: spans of a mail's text, found near the ends of its author's own words.
+
+Only what is delimited or says what it is goes: `-- ` and below, "Sent from my …", the footer that
+list software adds, "CONFIDENTIALITY NOTICE …". A name or a greeting below the text is how the
+author writes, and stays. A piece that holds a patch is never taken for a signature.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+
+from jobs.mail.languages import (
+    DISCLAIMER_WORDS,
+    DISCLAIMERS,
+    LIST_FOOTERS,
+    LIST_FOOTERS_BELOW_RULER,
+    SENT_FROM,
+)
+from jobs.mail.quoting import Span
+
+MAX_SIGNATURE_CHARS = 4000
+MAX_BARE_SIGNATURE_CHARS = 600
+MAX_FOOTER_CHARS = 2000
+MAX_DISCLAIMER_CHARS = 5000
+
+_PATCH = re.compile(r"\n(?:diff --git |@@ -|\+\+\+ |Index: )")
+_SENT_FROM = tuple("\n" + phrase for phrase in SENT_FROM)
+_MAX_SENT_FROM_CHARS = 80
+_FOOTER_WORDS = ("unsubscribe", "mailing list", "mailing-list", "you received this message", "majordomo", "listinfo")
+_FOOTER = re.compile(rf"\n[ \t]{{0,8}}(?:{'|'.join(LIST_FOOTERS)})", re.IGNORECASE)
+_RULER = r"\n(?:[-_=*~#+]{2,}|-)[ \t]*"
+_RULED_FOOTER = re.compile(rf"{_RULER}\n(?:[^\n]{{0,80}}\n)?(?:{'|'.join(LIST_FOOTERS_BELOW_RULER)})", re.IGNORECASE)
+_RULER_ABOVE = re.compile(rf"{_RULER}\n{{0,2}}\Z")
+_DISCLAIMER = re.compile(rf"\n[ \t*_]{{0,5}}(?:{'|'.join(DISCLAIMERS)})", re.IGNORECASE)
+
+
+def signature_spans(text: str, quotes: list[Span]) -> list[Span]:
+    """What follows a line `-- ` up to the next quote or the end, and "Sent from my …" lines there.
+
+    A line `--` without its space counts where no more than a few lines follow it.
+    """
+    spans: list[Span] = []
+    padded = "\n" + text  # offsets in it are those of the line break before
+    position = 0
+    while (start := padded.find("\n--", position)) >= 0:
+        position = start + 3
+        exact = padded.startswith(" \n", position)
+        if not exact and not padded.startswith("\n", position):
+            continue
+        end = _next_quote(quotes, start, len(text))
+        limit = MAX_SIGNATURE_CHARS if exact else MAX_BARE_SIGNATURE_CHARS
+        if end - start <= limit and _PATCH.search(text, start, end) is None and not _within(quotes, start):
+            spans.append((start, end))
+            position = max(position, end)
+    for phrase in _SENT_FROM:
+        start = padded.rfind(phrase)
+        if start >= 0:
+            line_end = text.find("\n", start)
+            line_end = len(text) if line_end < 0 else line_end
+            end = min([_next_quote(quotes, start, len(text)), *(span[0] for span in spans if span[0] > start)])
+            if line_end - start <= _MAX_SENT_FROM_CHARS and not text[line_end:end].strip():
+                spans.append((start, end))
+    return spans
+
+
+def footer_spans(text: str) -> list[Span]:
+    """The footer that list software has added at the very end, with the ruler above it."""
+    tail, offset, lower = _tail(text, len(text), MAX_FOOTER_CHARS)
+    if not any(word in lower for word in _FOOTER_WORDS):
+        return []
+    starts = [match.start() for match in (_FOOTER.search(tail), _RULED_FOOTER.search(tail)) if match is not None]
+    return _span_from(min(starts), tail, offset) if starts else []
+
+
+def disclaimer_spans(text: str, quotes: list[Span]) -> list[Span]:
+    """A disclaimer at the end of the text, and one right above the quote that ends it."""
+    ends = [len(text)]
+    if quotes and quotes[-1][1] >= len(text.rstrip()):
+        ends.append(quotes[-1][0])
+    spans: list[Span] = []
+    for end in ends:
+        tail, offset, lower = _tail(text, end, MAX_DISCLAIMER_CHARS)
+        if any(word in lower for word in DISCLAIMER_WORDS):
+            match = _DISCLAIMER.search(tail)
+            spans += _span_from(match.start(), tail, offset) if match is not None else []
+    return spans
+
+
+def _tail(text: str, end: int, size: int) -> tuple[str, int, str]:
+    """The last characters before `end` behind a line break, where they begin in `text`, and them in lower case."""
+    start = max(0, end - size)
+    tail = "\n" + text[start:end]
+    return tail, start, tail.lower()
+
+
+def _span_from(begin: int, tail: str, offset: int) -> list[Span]:
+    """The rest of a tail, with a ruler above it; nothing where it holds a quote or a patch, or is the whole text."""
+    if "\n>" in tail[begin:] or _PATCH.search(tail, begin) is not None:
+        return []
+    ruler = _RULER_ABOVE.search(tail, max(0, begin - 120), begin)
+    begin = ruler.start() if ruler is not None else begin
+    if not offset and not tail[:begin].strip():
+        return []
+    return [(offset + begin, offset + len(tail) - 1)]
+
+
+def _next_quote(quotes: list[Span], position: int, default: int) -> int:
+    """Where the first quote behind `position` begins."""
+    index = bisect_right(quotes, position, key=lambda span: span[0])
+    return quotes[index][0] if index < len(quotes) else default
+
+
+def _within(quotes: list[Span], position: int) -> bool:
+    index = bisect_right(quotes, position, key=lambda span: span[0]) - 1
+    return index >= 0 and position < quotes[index][1]
+
+
+_ARMOR = re.compile(
+    r"(?:\A|(?<=\n))-----BEGIN PGP SIGNED MESSAGE-----\n(?:[A-Za-z-]+: [^\n]*\n)*+\n?"
+    r"|(?:\A|(?<=\n))-----BEGIN PGP SIGNATURE-----\n(?:[^\n-][^\n]*\n|\n)*+-----END PGP SIGNATURE-----(?:\n|\Z)"
+)
+
+
+def without_armor(text: str) -> str:
+    """The text of an OpenPGP cleartext signature without its armor and dash escapes (RFC 9580, 7)."""
+    if "-----BEGIN PGP SIGN" not in text:
+        return text
+    signed = "-----BEGIN PGP SIGNED MESSAGE-----" in text
+    text = _ARMOR.sub("", text)
+    return text.replace("\n- -", "\n-") if signed else text
