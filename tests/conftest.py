@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,3 +24,26 @@ def corpora() -> Path:
     """The folder of real mail beside the project; the test is skipped where it is missing."""
     require(CORPORA.is_dir(), "no real mail: ../shared/corpora is not there")
     return CORPORA
+
+
+Refrain = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def refrain() -> Refrain:
+    """Runs the real `refrain` command in a process of its own: `refrain("parse", path, env={…}, cwd=folder)`."""
+    command = Path(sys.executable).with_name("refrain")
+
+    def run(
+        *arguments: object, env: dict[str, str] | None = None, **options: object
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [command, *map(str, arguments)],
+            env={**os.environ, **(env or {})},
+            check=False,
+            capture_output=True,
+            text=True,
+            **options,
+        )
+
+    return run

@@ -1,0 +1,97 @@
+"""The `refrain` command as a whole, run as users run it."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from jobs.cli import COMMANDS
+from jobs.contracts.errors import permanent_exit_codes
+
+HEAVY = {"numpy", "pyarrow", "boto3", "botocore", "pydantic", "tokenizers", "torch"}
+
+
+def cpu_seconds(command: list[str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_help_is_quick():
+    """Processor time, least of three: what other programs on the machine do does not count."""
+    command = [sys.executable, "-m", "jobs.cli", "--help"]
+    assert min(cpu_seconds(command) for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_of_every_command_reads_well_and_loads_nothing_heavy(name):
+    program = f"""
+import sys
+from jobs.cli import cli
+try:
+    cli.main(args={[*([name] if name else []), "--help"]!r}, prog_name="refrain")
+finally:
+    print(sorted({HEAVY!r} & sys.modules.keys()), file=sys.stderr)
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert run.stdout.startswith(f"Usage: refrain {name}".rstrip())
+    assert run.stderr == "[]\n"
+    assert max(len(line) for line in run.stdout.splitlines()) <= 100
+
+
+def test_help_lists_every_command_with_its_line(refrain):
+    shown = refrain("--help").stdout
+    for name, summary in COMMANDS.items():
+        assert f"  {name} " in shown
+        assert summary in shown
+
+
+def test_version(refrain):
+    assert refrain("--version").stdout == f"refrain, version {version('refrain')}\n"
+
+
+def test_an_unknown_command_is_refused_with_the_usage(refrain):
+    run = refrain("pares")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "No such command 'pares'" in run.stderr
+
+
+def test_an_unknown_flag_is_refused(refrain):
+    run = refrain("parse", "--blue", "a.mbox")
+    assert (run.returncode, run.stdout) == (2, "")
+    assert "No such option" in run.stderr
+
+
+def test_an_error_is_one_message_on_standard_error_with_its_exit_code(refrain, tmp_path):
+    run = refrain("parse", tmp_path / "nowhere.mbox", "-o", tmp_path / "messages.jsonl")
+    assert (run.returncode, run.stdout) == (66, "")
+    assert run.stderr.startswith(f"refrain: error: {tmp_path}/nowhere.mbox: ")
+    assert "Traceback" not in run.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert run.returncode in permanent_exit_codes()
+
+
+def test_a_traceback_is_there_for_those_who_ask(refrain, tmp_path):
+    run = refrain("parse", tmp_path / "nowhere.mbox", env={"REFRAIN_TRACEBACK": "1"})
+    assert run.returncode == 1
+    assert "MissingInputError" in run.stderr
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(refrain):
+    command = f"{sys.executable} -m jobs.cli completion bash | head -n 1"
+    run = subprocess.run(["bash", "-o", "pipefail", "-c", command], check=False, capture_output=True, text=True)
+    assert run.stderr == ""
+    assert run.stdout.startswith("_refrain_completion")
+
+
+def test_a_dash_is_standard_input_and_output(refrain, tmp_path):
+    mail = "From ann@a.example Mon Jan  6 10:00:00 2025\nMessage-ID: <1@a.example>\nFrom: ann@a.example\n\nHello.\n\n"
+    run = refrain("parse", "-", "-o", "-", "--rejects", tmp_path / "rejects.jsonl", input=mail)
+    assert run.returncode == 0, run.stderr
+    assert [json.loads(line)["message_id"] for line in run.stdout.splitlines()] == ["1@a.example"]
