@@ -1,0 +1,165 @@
+"""`refrain split`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.cli import options
+from jobs.contracts.errors import UsageError
+
+
+def _ratios(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
+    if value is None:
+        return None
+    parts = value.replace(",", ":").replace("/", ":").split(":")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise click.BadParameter(f"{value!r} is not three numbers such as 80:10:10")
+    train, val, test = map(int, parts)
+    return train, val, test
+
+
+_STRIPPED = ("signatures", "footers", "disclaimers")
+
+
+@click.command()
+@click.argument("files", nargs=-1, type=options.PATH, metavar="[INPUT [TRAIN VAL TEST]]")
+@click.option(
+    "-i", "--input", "inputs", type=options.PATH, multiple=True, help="Parsed mail, a file or a folder; repeatable."
+)
+@click.option(
+    "-m",
+    "--assignments",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("assignments.json"),
+    show_default=True,
+    help="The assignments; their log stands beside them, in a folder named after them.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the decoded records of each split.  [default: splits beside the assignments]",
+)
+@click.option("--incremental", is_flag=True, help="Add new mail to assignments that are there already.")
+@click.option(
+    "-s",
+    "--seed",
+    type=int,
+    envvar="RANDOM_SEED",
+    show_envvar=True,
+    help="Seed of the split.  [default: the archive's, else 42]",
+)
+@click.option(
+    "--ratios",
+    callback=_ratios,
+    metavar="TRAIN:VAL:TEST",
+    help="Shares of the splits.  [default: the archive's, else 80:10:10]",
+)
+@click.option(
+    "--window-size",
+    type=click.IntRange(1),
+    help="Messages in a chunk at most.  [default: the archive's, else no limit]",
+)
+@click.option(
+    "--window-overlap",
+    type=click.IntRange(0),
+    help="Messages that a chunk repeats of the one before.  [default: the archive's, else 0]",
+)
+@click.option(
+    "--max-tokens", type=click.IntRange(16), help="Tokens in a chunk at most.  [default: the archive's, else 2048]"
+)
+@click.option(
+    "--tokenizer",
+    metavar="NAME",
+    help="The base model's tokenizer: a tokenizer.json, its folder, org/model@COMMIT, or whitespace.  [default: whitespace]",
+)
+@click.option(
+    "--window-period",
+    type=click.Choice(["week", "month"]),
+    help="Give each week or month of the mail's dates a window of its own.",
+)
+@click.option(
+    "--quotes",
+    type=click.Choice(["in-thread", "all", "none"]),
+    help="in-thread drops quotes of mail that is in the archive.  [default: the archive's, else in-thread]",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    type=click.Choice(_STRIPPED),
+    help="Keep what is stripped by default; repeatable.",
+)
+@click.option(
+    "--shard-size", type=click.IntRange(1), help="Write numbered shards of so many records: train-00001.json …"
+)
+@options.workers
+@options.store
+@options.cycle
+def command(
+    *,
+    files: tuple[Path, ...],
+    inputs: tuple[Path, ...],
+    assignments: Path,
+    output: Path | None,
+    keep: tuple[str, ...],
+    shard_size: int | None,
+    store: str | None,
+    cycle: str,
+    **flags: Any,
+) -> None:
+    r"""Thread the mail and split it for ever.
+
+    Reads what `refrain parse` wrote, joins messages into threads, gives each new thread to train,
+    val or test by a seeded hash, and cuts what is new into chunks. Only adds: a second run over
+    the same mail changes nothing.
+
+    \b
+      refrain split -i messages.jsonl -m assignments.json -o splits/ --incremental
+      refrain split messages.jsonl train.json val.json test.json
+      refrain split --store s3://bucket/archive --cycle 2019-w40
+
+    Beside assignments.json stand chunks.json (texts), length_metadata.json (tokens and length
+    buckets) and assignments.archive/, the log itself, of which they are exports.
+    """
+    from jobs.mail.decode import TextOptions
+    from jobs.stages.split import Config
+
+    text = (
+        TextOptions(**{f"strip_{name}": name not in keep for name in _STRIPPED}) if keep else None
+    )
+    config = Config(text=text, **flags)
+    begun = time.monotonic()
+    if store:
+        from jobs.runner import run_in_store
+
+        if files or inputs:
+            raise UsageError("with --store the mail comes from the cycle's parse", hint="leave out the input files")
+        _tell(run_in_store("split", config, url=store, cycle=cycle, options=options.store_options()), begun)
+        return
+    from jobs.stages.split import split_files
+
+    if len(files) not in {0, 1, 4}:
+        raise UsageError(f"{len(files)} files", hint="give INPUT, or INPUT TRAIN VAL TEST")
+    sources = [*inputs, *files[:1]]
+    if not sources:
+        raise UsageError("no input", hint="give -i messages.jsonl")
+    result = split_files(config, sources, assignments, output=output, named=files[1:], shard_size=shard_size)
+    _tell(result, begun)
+
+
+def _tell(result: dict[str, Any], begun: float) -> None:
+    counts = result["num_messages"], result["num_chunks"]
+    lines = [
+        f"{result['num_mails']:,} mails, {result['num_in_archive_or_twice']:,} of them there already or twice",
+        f"{result['num_new']:,} new mails in {result['num_threads']:,} threads",
+        f"{result['num_windows']:,} new windows; the newest window_idx is {result['window_idx']}",
+        f"{'':<10}{'messages':>12}{'chunks':>12}",
+        *(f"{split:<10}{counts[0][split]:>12,}{counts[1][split]:>12,}" for split in counts[0]),
+        f"{result['num_joins']:,} mails joined two known threads; {result['num_exclusions']:,} entries left the scores",
+        f"{time.monotonic() - begun:.1f} s",
+    ]
+    click.echo("\n".join(lines), err=True)

@@ -1,0 +1,184 @@
+"""Mail records to decoded mails, in worker processes; the order is that of the records."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import orjson
+
+from jobs.contracts.errors import InputError
+from jobs.contracts.records import Json, MailRecord
+from jobs.mail import template
+from jobs.mail.decode import DecodedMail, TextOptions, content_digest, decode
+from jobs.mail.mime import part_at
+from jobs.mail.near_duplicates import fingerprints
+from jobs.ml.tokens import TokenCounter, load_token_counter
+
+BATCH_RECORDS = 256
+EPOCH = "1970-01-01T00:00:00Z"
+"""The date of a mail that has none, and no neighbour that has one."""
+
+_RECORD_FIELDS = frozenset(MailRecord.__dataclass_fields__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the workers need to know."""
+
+    tokenizer: str
+    text: TextOptions
+    known_contents: frozenset[str] = frozenset()
+    """Content digests that the archive holds already: such mails are not decoded again."""
+
+
+@dataclass(slots=True)
+class Decoded:
+    """One mail, decoded and measured."""
+
+    line: bytes
+    """What the spool keeps: JSON of sender, subject, text, and so on."""
+    message_id: str
+    sender: str
+    subject: str
+    date: str | None
+    """None where neither the mail nor its envelope has one; the neighbour's is taken then."""
+    references: list[str]
+    in_reply_to: list[str]
+    content: str
+    """Content digest."""
+    num_header_tokens: int
+    num_tokens: int
+    """Of the text with quotes."""
+    num_unquoted_tokens: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """What a worker gives back for a run of records."""
+
+    mails: list[Decoded | str]
+    """A mail that is in the archive already is only its content digest."""
+    fingerprinted: np.ndarray
+    """Bool per decoded mail: whether its text is long enough to be compared."""
+    bands: np.ndarray
+    """uint64, one row per mail of `fingerprinted`."""
+
+
+def decode_all(records: Iterable[Json], settings: Settings, workers: int | None) -> Iterator[Batch]:
+    """Decode records of the parse stage's shape, or of the original's.
+
+    Raises InputError for a record without `email_message`. Small inputs are decoded right here.
+    """
+    batches = _batches(records)
+    first = list(islice(batches, 2))
+    workers = workers or os.cpu_count() or 1
+    if workers == 1 or len(first) < 2:
+        worker = _Worker(settings)
+        yield from map(worker, first)
+        yield from map(worker, batches)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers, initializer=_start, initargs=(settings,)) as pool:
+        yield from _in_order(pool, [*first], batches, ahead=4 * workers)
+
+
+def _in_order(
+    pool: multiprocessing.pool.Pool, first: list[list[Json]], batches: Iterator[list[Json]], ahead: int
+) -> Iterator[Batch]:
+    # Pool.imap would read the whole input ahead of us; this keeps a few batches under way.
+    pending = [pool.apply_async(_work, (batch,)) for batch in first]
+    for batch in batches:
+        pending.append(pool.apply_async(_work, (batch,)))
+        if len(pending) > ahead:
+            yield pending.pop(0).get()
+    for result in pending:
+        yield result.get()
+
+
+def _batches(records: Iterable[Json]) -> Iterator[list[Json]]:
+    iterator = iter(records)
+    while batch := list(islice(iterator, BATCH_RECORDS)):
+        yield batch
+
+
+class _Worker:
+    """Decodes batches; holds what is loaded once per process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._counter = load_token_counter(settings.tokenizer)
+
+    def __call__(self, records: Sequence[Json]) -> Batch:
+        decoded = [self._decode(record) for record in records]
+        kept = [mail for mail in decoded if not isinstance(mail, str)]
+        valid, bands = fingerprints([mail.text_unquoted for mail in kept])
+        measured = iter(_measure(kept, self._counter))
+        return Batch([mail if isinstance(mail, str) else next(measured) for mail in decoded], valid, bands)
+
+    def _decode(self, record: Json) -> DecodedMail | str:
+        mail = read_record(record)
+        raw = mail.raw
+        if self._settings.known_contents:
+            content = content_digest(part_at(raw, 0, len(raw)))
+            if content in self._settings.known_contents:
+                return content
+        return decode(raw, message_id=mail.message_id, envelope_date=mail.envelope_date, options=self._settings.text)
+
+
+_worker: _Worker | None = None
+
+
+def _start(settings: Settings) -> None:
+    global _worker  # noqa: PLW0603 - one per process, set by the pool
+    _worker = _Worker(settings)
+
+
+def _work(records: Sequence[Json]) -> Batch:
+    assert _worker is not None
+    return _worker(records)
+
+
+def read_record(record: Json) -> MailRecord:
+    """A record of `parse`, or of the original's shape; InputError where it has no mail."""
+    if not isinstance(record, dict) or not isinstance(record.get("email_message"), str):
+        raise InputError(
+            "a record without `email_message`",
+            where=str(record.get("message_id", ""))[:80] if isinstance(record, dict) else "",
+            hint="`refrain parse` makes such records from mail",
+        )
+    return MailRecord(**{name: value for name, value in record.items() if name in _RECORD_FIELDS})
+
+
+def _measure(mails: Sequence[DecodedMail], counter: TokenCounter) -> Iterator[Decoded]:
+    headers = counter.count([template.message_header(mail.sender, mail.date or EPOCH) for mail in mails])
+    tokens = counter.count([mail.text for mail in mails])
+    unquoted = counter.count([mail.text_unquoted for mail in mails])
+    for mail, num_header, num, num_unquoted in zip(mails, headers, tokens, unquoted, strict=True):
+        kept: Json = {
+            "sender": mail.sender,
+            "subject": mail.subject,
+            "references": mail.references,
+            "in_reply_to": mail.in_reply_to,
+            "text": mail.text,
+            "flags": mail.flags,
+        }
+        if mail.text_unquoted != mail.text:
+            kept["text_unquoted"] = mail.text_unquoted
+        yield Decoded(
+            orjson.dumps(kept),
+            mail.message_id,
+            mail.sender,
+            mail.subject,
+            mail.date,
+            mail.references,
+            mail.in_reply_to,
+            mail.content_digest,
+            num_header,
+            num,
+            num_unquoted,
+        )

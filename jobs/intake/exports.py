@@ -1,0 +1,60 @@
+"""An archive as plain files: assignments.json, chunks.json, length_metadata.json and splits/.
+
+They are made anew from the archive after every import, each one atomically, so a killed export is
+mended by the next run. The archive beside them stays the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from jobs.assignments.archive import Archive
+from jobs.contracts.records import Json, Split
+from jobs.files import write_json_array, write_json_object
+from jobs.intake.reading import read_data
+
+
+def archive_folder(assignments: Path) -> Path:
+    """The folder of the archive that an assignments.json is the export of: beside it, and named after it."""
+    return assignments.with_suffix(".archive").absolute()
+
+
+def export_all(archive: Archive, assignments: Path) -> None:
+    """Write assignments.json, and chunks.json, length_metadata.json and exclusions.json beside it."""
+    folder = assignments.parent
+    write_json_object(assignments, assignment_entries(archive))
+    write_json_array(folder / "chunks.json", read_data(archive, "chunks"))
+    write_json_object(folder / "length_metadata.json", length_entries(archive))
+    write_json_array(folder / "exclusions.json", read_data(archive, "exclusions"))
+
+
+def export_split(archive: Archive, split: Split, path: Path, shard_size: int | None = None) -> None:
+    """The decoded records of one split as a JSON array, or as numbered shards `train-00001.json` beside that path."""
+    records = read_data(archive, "messages", splits=(split,))
+    if shard_size is None:
+        write_json_array(path, records)
+        return
+    number = 0
+    while shard := list(islice(records, shard_size)):
+        number += 1
+        write_json_array(path.with_name(f"{path.stem}-{number:05d}{path.suffix}"), shard)
+
+
+def assignment_entries(archive: Archive) -> Iterator[tuple[str, Json]]:
+    """What assignments.json maps: chunk id to split, thread and window, in the log's order."""
+    for segment in archive.log.segments():
+        for row in segment.rows():
+            yield row.chunk_id, {"split": row.split, "thread_id": row.thread_id, "window_idx": row.window_idx}
+
+
+def length_entries(archive: Archive) -> Iterator[tuple[str, Json]]:
+    """What length_metadata.json maps: chunk id to its tokens, length bucket and sender."""
+    import pyarrow.parquet as pq
+
+    for file in archive.files("lengths"):
+        with archive.open_data(file) as stream:
+            table = pq.read_table(stream)
+        for row in table.to_pylist():
+            yield row.pop("chunk_id"), row

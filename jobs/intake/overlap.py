@@ -1,0 +1,170 @@
+"""What stands on both sides of train and val/test, and so leaves the scores: joined threads, near-identical texts."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jobs.assignments.archive import Archive
+from jobs.contracts.records import Exclusion, Link, short_digest
+from jobs.intake.placing import Placed, Placement
+from jobs.intake.reading import read_data
+from jobs.intake.spool import Spool
+from jobs.mail.near_duplicates import NUM_BANDS, candidates, verified
+
+_FINGERPRINT = np.dtype([("message", "V16"), ("train", "?"), ("bands", "<u8", NUM_BANDS)])
+"""One row of a fingerprints file: the Message-ID's short digest, the side that it is on, its band keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Messages that can be compared, those of the archive first, then those of the import."""
+
+    bands: NDArray[np.uint64]
+    train: NDArray[np.bool_]
+    window: NDArray[np.int32]
+    messages: list[str]
+    """Short digest of each Message-ID."""
+    mails: NDArray[np.int64]
+    """Number of each mail of the import."""
+
+    @property
+    def num_old(self) -> int:
+        return len(self.messages) - len(self.mails)
+
+
+class Overlap:
+    """Finds it for a whole import at once; tells it window by window, each as a single import would have."""
+
+    def __init__(self, archive: Archive, spool: Spool, placed: Placed) -> None:
+        self._archive = archive
+        self._spool = spool
+        self._placed = placed
+        self._rows = self._all_rows()
+        self._exclusions: dict[int, list[Exclusion]] = defaultdict(list)
+        old = [Exclusion(**record) for record in read_data(archive, "exclusions")]
+        self._excluded = {(one.kind, one.id) for one in old}
+        for exclusion in [*self._joined(), *self._near_duplicates()]:
+            if (exclusion.kind, exclusion.id) not in self._excluded:
+                self._excluded.add((exclusion.kind, exclusion.id))
+                self._exclusions[exclusion.window_idx].append(exclusion)
+
+    def exclusions(self, window: Placement) -> list[Exclusion]:
+        """What leaves the scores from this window on."""
+        return self._exclusions[window.window_idx]
+
+    def links(self, window: Placement) -> Iterator[Link]:
+        """The mails of this window that join two threads."""
+        thread_id = self._placed.thread_id
+        for join in window.joins:
+            message = short_digest(self._message_id(join.message))
+            yield Link(message, thread_id(join.thread), thread_id(join.other), window.window_idx)
+
+    def file(self, window: Placement) -> tuple[bytes, int]:
+        """The fingerprints of a window, for later imports to compare with, and how many they are."""
+        rows = self._rows
+        chosen = np.flatnonzero(rows.window[rows.num_old :] == window.window_idx) + rows.num_old
+        table = np.zeros(len(chosen), dtype=_FINGERPRINT)
+        digests = b"".join(bytes.fromhex(rows.messages[row]) for row in chosen.tolist())
+        table["message"] = np.frombuffer(digests, dtype="V16")
+        table["train"] = rows.train[chosen]
+        table["bands"] = rows.bands[chosen]
+        sink = io.BytesIO()
+        np.save(sink, table)
+        return sink.getvalue(), len(chosen)
+
+    def _message_id(self, mail: int) -> str:
+        return self._spool.node_ids[self._placed.nodes[mail]]
+
+    def _all_rows(self) -> _Rows:
+        messages: list[str] = []
+        bands, train, window = [], [], []
+        for header in self._archive.log.headers():
+            for file in header.files.get("fingerprints", ()):
+                with self._archive.open_data(file) as stream:
+                    table = np.load(io.BytesIO(stream.read()))
+                messages += [digest.hex() for digest in table["message"].tolist()]
+                bands.append(table["bands"])
+                train.append(table["train"])
+                window.append(np.full(len(table), header.window_idx, dtype=np.int32))
+        mails, mail_bands = self._spool.fingerprints()
+        new = np.flatnonzero(self._placed.is_new(mails))
+        mails = mails[new]
+        if len(mails):
+            messages += [short_digest(self._message_id(mail)) for mail in mails.tolist()]
+            bands.append(mail_bands[new])
+            train.append(self._placed.is_train(mails))
+            window.append(self._placed.mail_window[mails])
+        if not bands:
+            empty = np.zeros(0, dtype=np.int32)
+            return _Rows(np.zeros((0, NUM_BANDS), np.uint64), empty.astype(bool), empty, [], mails)
+        return _Rows(np.concatenate(bands), np.concatenate(train), np.concatenate(window), messages, mails)
+
+    def _joined(self) -> Iterator[Exclusion]:
+        placed = self._placed
+        for window in placed.windows:
+            for join in window.joins:
+                sides = sorted((join.thread, join.other), key=lambda thread: placed.split(thread) != "train")
+                if placed.split(sides[0]) == "train" != placed.split(sides[1]):
+                    train, other = map(placed.thread_id, sides)
+                    yield Exclusion("thread", other, window.window_idx, "joined", train)
+
+    def _near_duplicates(self) -> Iterator[Exclusion]:
+        rows, num_old = self._rows, self._rows.num_old
+        new = np.arange(len(rows.messages)) >= num_old
+        kept = np.array([("message", one) not in self._excluded for one in rows.messages], dtype=bool)
+        one_side = np.flatnonzero(~rows.train & new)
+        other_side = np.flatnonzero(~rows.train & ~new & kept)
+        pairs = [
+            self._pairs(one_side, np.flatnonzero(rows.train)),
+            self._pairs(other_side, np.flatnonzero(rows.train & new)),
+        ]
+        eval_rows, train_rows = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        since = np.maximum(rows.window[eval_rows], rows.window[train_rows])
+        # Stable: within a window the likeliest stay first, as in an import of that window alone.
+        order = np.lexsort((since, eval_rows))
+        eval_rows, train_rows = eval_rows[order], train_rows[order]
+        text = self._texts(np.union1d(eval_rows, train_rows))
+        for eval_row, train_row, similarity in verified(eval_rows, train_rows, text, text):
+            yield Exclusion(
+                "message",
+                rows.messages[eval_row],
+                int(max(rows.window[eval_row], rows.window[train_row])),
+                "near-duplicate",
+                rows.messages[train_row],
+                round(similarity, 4),
+            )
+
+    def _pairs(
+        self, eval_rows: NDArray[np.int64], train_rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if not len(eval_rows) or not len(train_rows):
+            return eval_rows[:0], train_rows[:0]
+        found_eval, found_train = candidates(self._rows.bands[eval_rows], self._rows.bands[train_rows])
+        return eval_rows[found_eval], train_rows[found_train]
+
+    def _texts(self, needed: NDArray[np.int64]) -> Callable[[int], str]:
+        """The text without quotes of any of these rows."""
+        rows = self._rows
+        old_rows = needed[needed < rows.num_old].tolist()
+        wanted = {rows.messages[row] for row in old_rows}
+        windows = {int(rows.window[row]) for row in old_rows}
+        old: dict[str, str] = {}
+        for record in read_data(self._archive, "messages", windows=windows) if windows else ():
+            digest = short_digest(record["message_id"])
+            if digest in wanted:
+                old[digest] = record.get("text_unquoted", record["text"])
+
+        def text(row: int) -> str:
+            if row < rows.num_old:
+                return old.get(rows.messages[row], "")  # forgotten since: nothing to compare with
+            record = self._spool.record(int(rows.mails[row - rows.num_old]))
+            unquoted: str = record.get("text_unquoted", record["text"])
+            return unquoted
+
+        return text

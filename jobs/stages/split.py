@@ -1,0 +1,263 @@
+"""split: threads, windows and the immutable split of all new mail.
+
+The only stage that writes the assignments log, and it only adds. A second run over the same mail
+adds nothing; one that was killed behind a commit finds its own segments and tells of them.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from jobs.assignments.archive import Archive
+from jobs.contracts.errors import ConfigError, MissingInputError
+from jobs.contracts.records import SPLITS, Json, short_digest
+from jobs.files import read_json, read_records
+from jobs.intake.commit import OvertakenError, WindowWriter
+from jobs.intake.cutting import Cutter
+from jobs.intake.decoding import Settings, decode_all
+from jobs.intake.exports import archive_folder, export_all, export_split
+from jobs.intake.known import Known
+from jobs.intake.original import take_over
+from jobs.intake.overlap import Overlap
+from jobs.intake.placing import SplitRule, place
+from jobs.intake.spool import Spool
+from jobs.mail.decode import TextOptions
+from jobs.mail.template import TEMPLATE_DIGEST
+from jobs.mail.windows import Period, WindowSettings
+from jobs.ml.tokens import WHITESPACE, TokenCounter, WhitespaceCounter, load_token_counter
+from jobs.progress import progress
+from jobs.stages import Inputs, Outputs
+
+Quotes = Literal["in-thread", "all", "none"]
+
+
+DEFAULT_RATIOS = (80, 10, 10)
+DEFAULT_SEED = 42
+DEFAULT_MAX_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How mail is split. All but the last three are fixed by an archive's first import; None is as it has them."""
+
+    seed: int | None = None
+    ratios: tuple[int, int, int] | None = None
+    """Weights of train, val and test."""
+    window_size: int | None = None
+    window_overlap: int | None = None
+    max_tokens: int | None = None
+    tokenizer: str | None = None
+    quotes: Quotes | None = None
+    text: TextOptions | None = None
+    window_period: Period | None = None
+    incremental: bool = True
+    """Whether mail may be added to an archive that holds some."""
+    workers: int | None = None
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:  # noqa: ARG001 - it writes to the archive alone
+    """Add all mail that is new to the archive's log; what was added, and the newest window_idx.
+
+    Raises ConfigError where the archive was begun with other settings.
+    """
+    archive = inputs.archive
+    assert archive is not None, "split writes to an archive"
+    counter = load_token_counter(config.tokenizer or WHITESPACE)
+    parameters = _parameters(config, counter, archive)
+    with tempfile.TemporaryDirectory(prefix="refrain-split-") as folder, Spool(Path(folder)) as spool:
+        known = Known(archive)
+        text = TextOptions(**parameters["text"])
+        settings = Settings(config.tokenizer or WHITESPACE, text, known.contents())
+        spool.fill(decode_all(_records(inputs), settings, config.workers))
+        cycle = inputs.cycle or _cycle_of(spool)
+        importer = _Importer(archive, spool, parameters, counter, config, cycle, _cursors(inputs))
+        while not importer.run(known):
+            known = Known(archive)
+        num_mails = len(spool) + len(spool.known_contents)
+    return _result(archive, cycle, num_mails)
+
+
+@dataclass(frozen=True, slots=True)
+class _Importer:
+    """Plans the windows of an import and commits them."""
+
+    archive: Archive
+    spool: Spool
+    parameters: Json
+    counter: TokenCounter
+    config: Config
+    cycle: str
+    cursors: Json
+
+    def run(self, known: Known) -> bool:
+        """Plan on what the archive holds, and commit; False where another writer was first."""
+        parameters = self.parameters
+        rule = SplitRule(parameters["seed"], tuple(parameters["ratios"]))
+        placed = place(self.spool, known, rule, self.config.window_period)
+        if placed.windows and known.num_threads and not self.config.incremental:
+            raise ConfigError(
+                f"the archive holds mail, and {len(placed.new_mails())} new mails would be added to it",
+                where=self.archive.store.url,
+                hint="say --incremental to add them",
+            )
+        windows = WindowSettings(parameters["max_tokens"], parameters["window_size"], parameters["window_overlap"])
+        overlap = Overlap(self.archive, self.spool, placed)
+        cutter = Cutter(self.spool, placed, known, windows, self.counter, quotes=parameters["quotes"])
+        writer = WindowWriter(
+            self.archive,
+            self.spool,
+            placed,
+            cutter=cutter,
+            overlap=overlap,
+            parameters=parameters,
+            cycle=self.cycle,
+        )
+        head = known.head
+        try:
+            for window in progress(placed.windows, "windows", unit="window"):
+                # The mailboxes have been read to the end of the last window, not before.
+                cursors = self.cursors if window is placed.windows[-1] else {}
+                head = writer.commit(window, cursors, head)
+        except OvertakenError:
+            return False
+        return True
+
+
+def _records(inputs: Inputs) -> Iterator[Json]:
+    paths = sorted(inputs.paths["messages"], key=lambda path: (path.name, path))
+    records = chain.from_iterable(map(read_records, paths))
+    return iter(progress(records, "decoding", unit="mail"))
+
+
+def _cursors(inputs: Inputs) -> Json:
+    return read_json(inputs.one("cursor")) if inputs.paths.get("cursor") else {}
+
+
+def _cycle_of(spool: Spool) -> str:
+    """A name for an import that belongs to no cycle: the same mail has the same."""
+    contents = sorted([*spool.contents, *spool.known_contents])
+    return "import-" + short_digest("".join(contents))[:12]
+
+
+def _parameters(config: Config, counter: TokenCounter, archive: Archive) -> Json:
+    """The archive's settings: those it was begun with, else the ones asked for.
+
+    Raises ConfigError where one was asked for that differs.
+    """
+    asked = {
+        "seed": config.seed,
+        "ratios": list(config.ratios) if config.ratios else None,
+        "window_size": config.window_size,
+        "window_overlap": config.window_overlap,
+        "max_tokens": config.max_tokens,
+        "quotes": config.quotes,
+        "text": asdict(config.text) if config.text else None,
+        "tokenizer": counter.digest if config.tokenizer else None,
+        "template": TEMPLATE_DIGEST,
+    }
+    begun_with = archive.log.parameters()
+    if begun_with is None:
+        return {name: _DEFAULTS.get(name) if value is None else value for name, value in asked.items()}
+    for name, value in asked.items():
+        if value is not None and value != begun_with.get(name):
+            raise ConfigError(
+                f"{name} is {value!r}, but the archive was begun with {begun_with.get(name)!r}",
+                where=archive.store.url,
+                hint=f"leave out the flag to use the archive's {name}, or begin a new archive",
+            )
+    if counter.digest != begun_with["tokenizer"]:
+        raise ConfigError(
+            f"the archive counts tokens by a tokenizer with digest {begun_with['tokenizer']}",
+            where=archive.store.url,
+            hint="name that tokenizer with --tokenizer",
+        )
+    return begun_with
+
+
+_DEFAULTS: Json = {
+    "seed": DEFAULT_SEED,
+    "ratios": list(DEFAULT_RATIOS),
+    "window_size": None,
+    "window_overlap": 0,
+    "max_tokens": DEFAULT_MAX_TOKENS,
+    "quotes": "in-thread",
+    "text": asdict(TextOptions()),
+    "tokenizer": WhitespaceCounter.digest,
+}
+
+
+def _result(archive: Archive, cycle: str, num_mails: int) -> Json:
+    """What the cycle has added, read back from the log: the same after a restart."""
+    windows: list[int] = []
+    last = -1
+    chunks = dict.fromkeys(SPLITS, 0)
+    messages: dict[str, set[str]] = {split: set() for split in SPLITS}
+    threads = set()
+    excluded = joined = 0
+    for segment in archive.log.segments():
+        last = segment.header.window_idx
+        if segment.header.cycle != cycle:
+            continue
+        windows.append(last)
+        for row in segment.rows():
+            chunks[row.split] += 1
+            messages[row.split].update(row.messages)
+            threads.add(row.thread_id)
+        excluded += sum(file.num_rows for file in segment.header.files.get("exclusions", ()))
+        joined += sum(file.num_rows for file in segment.header.files.get("links", ()))
+    num_new = sum(map(len, messages.values()))
+    return {
+        "window_idx": windows[-1] if windows else last,
+        "num_windows": len(windows),
+        "num_mails": num_mails,
+        "num_new": num_new,
+        "num_in_archive_or_twice": num_mails - num_new,
+        "num_threads": len(threads),
+        "num_messages": {split: len(ids) for split, ids in messages.items()},
+        "num_chunks": chunks,
+        "num_joins": joined,
+        "num_exclusions": excluded,
+    }
+
+
+def split_files(
+    config: Config,
+    sources: Sequence[Path],
+    assignments: Path,
+    *,
+    output: Path | None = None,
+    named: Sequence[Path] = (),
+    shard_size: int | None = None,
+) -> Json:
+    """Split plain files: add to the archive beside `assignments`, and write it and its splits out anew.
+
+    `named` are the three files of the splits, where they are wanted elsewhere than in the folder `output`.
+    Assignments of the original's shape, without an archive, are taken over first.
+    """
+    archive = Archive.open(str(archive_folder(assignments)))
+    splits = output or assignments.parent / "splits"
+    if assignments.exists() and archive.log.head().seq < 0:
+        counter = load_token_counter(config.tokenizer or WHITESPACE)
+        take_over(archive, assignments, splits, _parameters(config, counter, archive))
+    paths = [path for source in sources for path in _parsed_files(source)]
+    result = run(config, Inputs({"messages": paths}, archive), Outputs())
+    export_all(archive, assignments)
+    for split, path in zip(SPLITS, named or [splits / f"{split}.json" for split in SPLITS], strict=True):
+        export_split(archive, split, path, shard_size)
+    return result
+
+
+def _parsed_files(source: Path) -> list[Path]:
+    """A file, or the files of parsed mail in a folder, by name."""
+    if not source.is_dir():
+        return [source]
+    names = ("*.json", "*.jsonl", "*.json.gz", "*.jsonl.gz", "*.json.zst", "*.jsonl.zst")
+    found = sorted(path for name in names for path in source.glob(name) if ".rejects." not in path.name)
+    if not found:
+        raise MissingInputError("no parsed mail in this folder", where=str(source), hint="`refrain parse` writes some")
+    return found

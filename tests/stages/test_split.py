@@ -1,0 +1,320 @@
+"""The split stage on made mails: what goes where, and that nothing that was written ever changes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+import mailgen
+import pytest
+from splitting import chunks, mail, messages, rows, split, threads_by_split, tree
+
+from jobs.assignments.archive import Archive
+from jobs.contracts.errors import ConfigError
+from jobs.contracts.records import MailRecord, short_digest
+from jobs.intake.placing import SplitRule, thread_id_of
+from jobs.intake.reading import read_data
+from jobs.mail.limits import Limits
+from jobs.mail.mbox import RawMail
+from jobs.mail.record import to_record
+from jobs.ml.tokens import WhitespaceCounter
+
+WINDOWS = {"window_size": 100, "window_overlap": 10, "max_tokens": 512}
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return Archive.open(str(tmp_path / "archive"))
+
+
+def generated(num_messages: int, seed: int = 1, days: int = 60) -> list[dict[str, str]]:
+    """Mails of the generator as records."""
+    return [
+        asdict(to_record(RawMail(one.raw, "generated", 0, _iso(one.epoch_seconds)), Limits()))
+        for one in mailgen.mails(num_messages, seed=seed, days=days)
+    ]
+
+
+def _iso(epoch_seconds: int) -> str:
+    return datetime.fromtimestamp(epoch_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_a_thread_is_named_after_its_root_and_split_by_its_hash(archive: Archive, tmp_path: Path) -> None:
+    split(archive, [mail("b@x", references=("ghost@x", "a@x"), hour=10), mail("a@x")], tmp_path)
+    (row,) = rows(archive)
+    assert row.thread_id == thread_id_of("a@x")  # its earliest message refers to nothing
+    assert row.split == SplitRule(42, (80, 10, 10)).split_of(row.thread_id)
+    assert row.messages == [short_digest("a@x"), short_digest("b@x")]
+    assert row.ghosts == [short_digest("ghost@x")]
+
+
+def test_a_ghost_can_be_the_root(archive: Archive, tmp_path: Path) -> None:
+    split(
+        archive, [mail("b@x", references=("ghost@x", "a@x")), mail("c@x", references=("ghost@x",), hour=11)], tmp_path
+    )
+    assert {row.thread_id for row in rows(archive)} == {thread_id_of("ghost@x")}
+
+
+def test_records_hold_what_the_original_s_hold(archive: Archive, tmp_path: Path) -> None:
+    split(archive, [mail("a@x", subject="hello", sender="Bea <bea@example.org>")], tmp_path)
+    record = messages(archive)["a@x"]
+    assert record["sender"] == "bea@example.org"
+    assert record["date"] == "2024-01-01T09:00:00Z"
+    assert {"message_id", "sender", "subject", "date", "references", "in_reply_to", "text", "thread_id"} <= set(record)
+
+
+def test_the_same_mail_again_adds_nothing(archive: Archive, tmp_path: Path) -> None:
+    mails = generated(200)
+    first = split(archive, mails, tmp_path, **WINDOWS)
+    before = tree(tmp_path / "archive")
+    assert split(archive, mails, tmp_path, **WINDOWS) == first  # also: it finds its own segment
+    assert split(archive, mails[:50], tmp_path, **WINDOWS)["num_new"] == 0
+    assert tree(tmp_path / "archive") == before
+
+
+def test_every_body_token_is_a_target_once(archive: Archive, tmp_path: Path) -> None:
+    split(archive, generated(400), tmp_path, max_tokens=128, window_overlap=3, window_size=8)
+    parts: dict[str, list[str]] = {}
+    for chunk in chunks(archive):
+        assert chunk["num_tokens"] <= 128
+        assert chunk["num_tokens"] == WhitespaceCounter().count([chunk["text"]])[0] + 1
+        for message in chunk["messages"]:
+            if not message["context"]:
+                parts.setdefault(message["message_id"], []).append(chunk["text"][message["start"] : message["end"]])
+    texts = {message_id: record["text"] for message_id, record in messages(archive).items()}
+    assert {message_id: "".join(found) for message_id, found in parts.items()} == texts
+    assert any(len(found) > 1 for found in parts.values())  # some were longer than a chunk
+
+
+def test_weekly_imports_and_one_by_period_write_equal_rows(tmp_path: Path) -> None:
+    mails = generated(600, days=70)
+    weeks: dict[str, list[dict[str, str]]] = {}
+    whole = Archive.open(str(tmp_path / "whole"))
+    split(whole, list(reversed(mails)), tmp_path, window_period="week", **WINDOWS)
+    weekly = Archive.open(str(tmp_path / "weekly"))
+    dates = {message_id: record["date"] for message_id, record in messages(whole).items()}
+    for one in mails:
+        from jobs.mail.windows import period_of
+
+        weeks.setdefault(period_of(dates[one["message_id"]], "week"), []).append(one)
+    seen: list[object] = []
+    for _, batch in sorted(weeks.items()):
+        assert split(weekly, batch, tmp_path, window_period="week", **WINDOWS)["num_new"] == len(batch)
+        now = rows(weekly)
+        assert now[: len(seen)] == seen  # no row changes
+        seen = list(now)
+    assert rows(weekly) == rows(whole)
+    assert chunks(weekly) == chunks(whole)
+    for kind in ("messages", "exclusions", "links"):
+        assert list(read_data(weekly, kind)) == list(read_data(whole, kind))
+    assert {row.window_idx for row in rows(whole)} == set(range(len(weeks)))
+    split_of: dict[str, str] = {}
+    assert all(split_of.setdefault(row.thread_id, row.split) == row.split for row in rows(whole))
+    assert split(weekly, mails, tmp_path, window_period="week", **WINDOWS)["num_new"] == 0
+
+
+def test_late_mail_goes_into_the_newest_window(archive: Archive, tmp_path: Path) -> None:
+    split(archive, [mail("a@x", day="2024-02-10")], tmp_path, window_period="week")
+    split(archive, [mail("c@x", day="2024-02-20"), mail("b@x", day="2024-01-03")], tmp_path, window_period="week")
+    assert [(row.window_idx, len(row.messages)) for row in rows(archive)] == [(0, 1), (1, 1), (1, 1)]
+    split(archive, [mail("d@x", day="2024-01-02")], tmp_path, window_period="week")
+    assert rows(archive)[-1].window_idx == 2
+
+
+def test_a_growing_thread_goes_on_where_it_ended(archive: Archive, tmp_path: Path) -> None:
+    split(archive, [mail("a@x", body="one two three")], tmp_path, window_overlap=1)
+    split(archive, [mail("b@x", references=("a@x",), hour=10, body="four five")], tmp_path, window_overlap=1)
+    first, second = chunks(archive)
+    assert [first["chunk_id"], second["chunk_id"]] == [f"{thread_id_of('a@x')}_window_{k}" for k in (0, 1)]
+    shown = [
+        (one["message_id"], one["context"], second["text"][one["start"] : one["end"]]) for one in second["messages"]
+    ]
+    assert shown == [("a@x", True, "one two three"), ("b@x", False, "four five")]
+    assert second["subject"] == first["subject"] == "plan"
+    assert (second["num_target_tokens"], second["sender"]) == (2, "ann@example.org")
+
+
+def test_a_mail_before_its_parent_shares_its_thread(archive: Archive, tmp_path: Path) -> None:
+    split(archive, [mail("b@x", references=("a@x",), hour=10)], tmp_path)
+    split(archive, [mail("a@x")], tmp_path)
+    split(archive, [mail("c@x", references=("a@x",), hour=12)], tmp_path)
+    assert {row.thread_id for row in rows(archive)} == {thread_id_of("a@x")}
+
+
+def test_a_mail_that_joins_two_threads_moves_neither(archive: Archive, tmp_path: Path) -> None:
+    roots = threads_by_split()
+    train, val = roots["train"][0], roots["val"][0]
+    split(archive, [mail(train), mail(val, subject="other")], tmp_path)
+    before = rows(archive)
+    split(archive, [mail("join@x", references=(train, val), hour=12)], tmp_path)
+    assert rows(archive)[:2] == before
+    joined = rows(archive)[2]
+    assert joined.thread_id == thread_id_of(val)  # its nearest known ancestor's
+    (link,) = read_data(archive, "links")
+    assert link == {
+        "message": short_digest("join@x"),
+        "thread_id": thread_id_of(val),
+        "other_thread_id": thread_id_of(train),
+        "window_idx": 1,
+    }
+    (exclusion,) = read_data(archive, "exclusions")
+    assert (exclusion["kind"], exclusion["id"], exclusion["reason"]) == ("thread", thread_id_of(val), "joined")
+    assert (exclusion["other"], exclusion["window_idx"]) == (thread_id_of(train), 1)
+
+
+def test_two_train_threads_that_are_joined_leave_the_scores_alone(archive: Archive, tmp_path: Path) -> None:
+    one, other, *_ = threads_by_split()["train"]
+    split(archive, [mail(one), mail(other)], tmp_path)
+    split(archive, [mail("join@x", references=(one, other), hour=12)], tmp_path)
+    assert len(list(read_data(archive, "links"))) == 1
+    assert list(read_data(archive, "exclusions")) == []
+
+
+def test_one_message_id_with_two_bodies_keeps_both(archive: Archive, tmp_path: Path) -> None:
+    mails = [mail("a@x", body="first body"), mail("a@x", hour=10, body="second body"), mail("a@x", body="first body")]
+    result = split(archive, mails, tmp_path)
+    assert (result["num_new"], result["num_in_archive_or_twice"]) == (2, 1)
+    first, second = messages(archive).values()
+    assert (first["message_id"], first["text"], first["flags"]) == ("a@x", "first body", [])
+    assert second["message_id"].startswith("a@x#")
+    assert (second["text"], second["flags"]) == ("second body", ["duplicate-message-id"])
+    assert second["thread_id"] == first["thread_id"]
+    split(archive, [mail("a@x", hour=11, body="third body")], tmp_path)
+    assert {record["thread_id"] for record in messages(archive).values()} == {first["thread_id"]}
+    assert split(archive, mails, tmp_path)["num_new"] == 2  # found in its own segment, not added again
+    assert len(messages(archive)) == 3
+
+
+def test_one_mail_by_two_routes_is_one(archive: Archive, tmp_path: Path) -> None:
+    again = mail("a@x", extra="Received: from elsewhere by here; 1 Jan 2024 09:00:05 +0000")
+    assert split(archive, [mail("a@x"), again], tmp_path)["num_new"] == 1
+
+
+LONG = " ".join(f"word{number}" for number in range(120))
+
+
+def test_a_cross_posted_text_is_masked_in_evaluation(archive: Archive, tmp_path: Path) -> None:
+    roots = threads_by_split()
+    train, val = roots["train"][0], roots["val"][0]
+    split(archive, [mail(val, body=LONG)], tmp_path)
+    assert list(read_data(archive, "exclusions")) == []
+    split(archive, [mail(train, body=LONG + " and more", hour=12)], tmp_path)
+    (exclusion,) = read_data(archive, "exclusions")
+    assert (exclusion["kind"], exclusion["reason"]) == ("message", "near-duplicate")
+    assert (exclusion["id"], exclusion["other"]) == (short_digest(val), short_digest(train))
+    assert exclusion["window_idx"] == 1
+    assert 0.95 < exclusion["score"] < 1
+    split(archive, [mail(roots["test"][0], body="> quoted\n" + LONG, hour=13)], tmp_path)
+    assert [one["id"] for one in read_data(archive, "exclusions")] == [
+        short_digest(val),
+        short_digest(roots["test"][0]),
+    ]
+
+
+def test_the_same_text_on_one_side_is_no_matter(archive: Archive, tmp_path: Path) -> None:
+    one, other, *_ = threads_by_split()["train"]
+    split(archive, [mail(one, body=LONG), mail(other, body=LONG)], tmp_path)
+    assert list(read_data(archive, "exclusions")) == []
+
+
+def test_quotes_of_mail_in_the_archive_are_dropped_others_kept(archive: Archive, tmp_path: Path) -> None:
+    quoting = "On Monday, Ann wrote:\n> the plan\n\nI agree."
+    split(
+        archive,
+        [
+            mail("a@x", body="the plan"),
+            mail("b@x", references=("a@x",), hour=10, body=quoting),
+            mail("c@y", references=("gone@y",), body=quoting),
+        ],
+        tmp_path,
+    )
+    found = messages(archive)
+    assert found["b@x"]["text"] == "I agree."
+    assert "> the plan" in found["c@y"]["text"]
+    assert found["c@y"]["text_unquoted"] == "I agree."
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "words"),
+    [
+        ("seed", 7, "seed is 7, but the archive was begun with 42"),
+        ("ratios", (70, 20, 10), "ratios is [70, 20, 10], but the archive was begun with [80, 10, 10]"),
+        ("max_tokens", 64, "max_tokens is 64, but the archive was begun with 2048"),
+    ],
+)
+def test_other_settings_than_the_archive_s_are_refused(
+    archive: Archive, tmp_path: Path, setting: str, value: object, words: str
+) -> None:
+    split(archive, [mail("a@x")], tmp_path)
+    before = tree(tmp_path / "archive")
+    with pytest.raises(ConfigError) as error:
+        split(archive, [mail("b@x")], tmp_path, **{setting: value})
+    assert words in str(error.value)
+    assert tree(tmp_path / "archive") == before
+
+
+def test_settings_left_out_are_the_archive_s(archive: Archive, tmp_path: Path) -> None:
+    split(archive, [mail("a@x")], tmp_path, seed=7, ratios=(60, 20, 20))
+    split(archive, [mail("b@x")], tmp_path)
+    parameters = [header.parameters for header in archive.log.headers()]
+    assert parameters[0] == parameters[1]
+    assert (parameters[1]["seed"], parameters[1]["ratios"]) == (7, [60, 20, 20])
+
+
+def test_mail_is_added_only_when_asked(archive: Archive, tmp_path: Path) -> None:
+    split(archive, [mail("a@x")], tmp_path, incremental=False)
+    split(archive, [mail("a@x")], tmp_path, incremental=False)  # nothing new: nothing to refuse
+    with pytest.raises(ConfigError, match="--incremental"):
+        split(archive, [mail("b@x")], tmp_path, incremental=False)
+
+
+def test_a_cycle_that_runs_again_finds_its_window(archive: Archive, tmp_path: Path) -> None:
+    first = split(archive, [mail("a@x")], tmp_path, cycle="w1")
+    split(archive, [mail("b@x")], tmp_path, cycle="w2")
+    assert split(archive, [mail("a@x")], tmp_path, cycle="w1") == first
+    assert first["window_idx"] == 0
+
+
+def test_undated_mail_takes_its_neighbour_s_date(archive: Archive, tmp_path: Path) -> None:
+    undated = {"message_id": "b@x", "email_message": "From: ann@example.org\nMessage-ID: <b@x>\n\ntext\n"}
+    split(archive, [mail("a@x", day="2024-03-05"), undated], tmp_path)
+    assert messages(archive)["b@x"]["date"] == "2024-03-05T09:00:00Z"
+    assert "date-from-neighbour" in messages(archive)["b@x"]["flags"]
+
+
+def test_a_record_of_parse_is_read_back_to_its_bytes() -> None:
+    raw = b"Subject: caf\xe9\n\nbody"
+    assert MailRecord("a", raw.decode("latin-1"), "latin-1").raw == raw
+
+
+SPLIT_SCRIPT = """
+import sys
+from pathlib import Path
+from splitting import split
+from jobs.assignments.archive import Archive
+if __name__ == "__main__":
+    archive = Archive.open(sys.argv[1])
+    split(archive, Path(sys.argv[2]), Path(sys.argv[2]).parent, workers=int(sys.argv[3]), window_period="week")
+"""
+
+
+def test_same_bytes_whatever_the_order_the_workers_and_the_hash_seed(tmp_path: Path) -> None:
+    from splitting import write
+
+    mails = generated(1500)
+    script = tmp_path / "script.py"
+    script.write_text(SPLIT_SCRIPT)
+    forward = write(tmp_path / "forward.jsonl", mails)
+    backward = write(tmp_path / "backward.jsonl", mails[::-1])
+    trees = []
+    for number, (source, workers, hash_seed) in enumerate([(forward, 1, "0"), (backward, 4, "1")]):
+        environment = os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parents[1])}
+        folder = tmp_path / f"archive{number}"
+        subprocess.run([sys.executable, script, folder, source, str(workers)], check=True, env=environment)
+        trees.append(tree(folder))
+    assert trees[0] == trees[1]
+    assert len(trees[0]) > 20
