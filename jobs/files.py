@@ -183,7 +183,7 @@ def _compressing(raw: BinaryIO, suffix: str) -> Iterator[BinaryIO]:
         with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as stream:
             yield stream  # type: ignore[misc]
     elif suffix == ".zst":
-        with zstandard.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as stream:
+        with zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(raw, closefd=False) as stream:
             yield stream
     else:
         yield raw
@@ -253,8 +253,10 @@ def read_records(path: Path) -> Iterator[Any]:
     Lines are streamed; an array is read whole. InputError names the line.
     """
     with open_input(path) as stream:
+        number = 1
         first = stream.read(1)
         while first.isspace():
+            number += first == b"\n"
             first = stream.read(1)
         if first == b"[":
             try:
@@ -263,7 +265,6 @@ def read_records(path: Path) -> Iterator[Any]:
                 raise InputError(f"not JSON: {error}", where=str(path)) from error
             return
         line = first + stream.readline()
-        number = 1
         while line:
             if not line.isspace():
                 try:
