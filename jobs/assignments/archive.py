@@ -8,8 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from jobs.assignments import checkpoint
+from jobs.assignments.checkpoint_form import Snapshot
 from jobs.assignments.log import AssignmentsLog
-from jobs.assignments.segment import DataFile
+from jobs.assignments.segment import DataFile, SegmentHeader
+from jobs.assignments.table import LogTable
 from jobs.contracts.artifacts import data_key
 from jobs.contracts.errors import IntegrityError
 from jobs.contracts.store import Store, StoreOptions, open_store
@@ -18,21 +21,48 @@ _BLOCK_BYTES = 1 << 20
 
 
 class Archive:
-    """What the stages read and write, at one URL."""
+    """What the stages read and write, at one URL. What it has read of the log it does not read again."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
         self.log = AssignmentsLog(store)
+        self._snapshot: Snapshot | None = None
 
     @classmethod
     def open(cls, url: str, options: StoreOptions | None = None, *, read_only: bool = False) -> Archive:
         """The archive at a URL or in a folder; see `open_store` for what it raises."""
         return cls(open_store(url, options, read_only=read_only))
 
+    def snapshot(self, *, digests: bool = False) -> Snapshot:
+        """The log as it is now: head, headers, and rows as columns; with message digests to look up, if asked for.
+
+        Costs what was committed since the last call, or since the newest checkpoint. The same object is
+        extended and given again.
+        """
+        snapshot, self._snapshot = self._snapshot, None  # what fails half-way is not kept
+        if snapshot is None or (digests and not snapshot.table.digests):
+            snapshot = checkpoint.load(self.store, self.log, digests=digests)
+        else:
+            checkpoint.extend(snapshot, self.log)
+        self._snapshot = snapshot
+        return snapshot
+
+    def table(self, *, digests: bool = False) -> LogTable:
+        """The rows of `snapshot`."""
+        return self.snapshot(digests=digests).table
+
+    def headers(self) -> list[SegmentHeader]:
+        """The headers of all segments."""
+        return self.snapshot().headers
+
+    def write_checkpoint(self) -> None:
+        """Write a columnar checkpoint where the newest lies too far back; for the end of a run that commits."""
+        checkpoint.write_if_due(self.store, self.log)
+
     def cursors(self) -> dict[str, Any]:
         """How far each mailbox had been read when its mail was last committed, by mailbox."""
         merged: dict[str, Any] = {}
-        for header in self.log.headers():
+        for header in self.headers():
             merged.update(header.cursors)
         return merged
 
@@ -40,7 +70,7 @@ class Archive:
         """The data files of a kind, in the order of their commits, of all windows or of those up to one."""
         return [
             file
-            for header in self.log.headers()
+            for header in self.headers()
             if upto_window is None or header.window_idx <= upto_window
             for file in header.files.get(kind, ())
         ]

@@ -14,7 +14,7 @@ from typing import Any
 
 from jobs.assignments.segment import Draft, Head, Segment, SegmentHeader, decode, digest, encode
 from jobs.contracts.artifacts import segment_key, segment_seq
-from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, TransientError
+from jobs.contracts.errors import ConfigError, InputError, IntegrityError, MissingInputError, TransientError
 from jobs.contracts.store import Store
 
 Build = Callable[[Head], Draft | None]
@@ -31,6 +31,7 @@ class AssignmentsLog:
         self._store = store
         self._head = Head()
         self._parameters: dict[str, Any] | None = None
+        self._window_idx = 0
 
     def head(self) -> Head:
         """The newest segment's number and digest, read from the store now.
@@ -41,22 +42,30 @@ class AssignmentsLog:
         seqs = self._seqs(self._head.seq + 1)
         first_look = self._head.seq < 0
         for seq in seqs[-1:] if first_look else seqs:
-            segment = self._read(seq)
+            segment = self.read(seq)
             if not first_look:
                 self._following(segment, self._head)
-            self._head, self._parameters = segment.head, segment.header.parameters
+            self._saw(segment.head, segment.header)
         return self._head
 
-    def segments(self, after: Head | None = None) -> Iterator[Segment]:
-        """Segments in order from the first, or from the one after a known head; each is checked against the chain.
+    def segments(self, after: Head | None = None, upto: int | None = None) -> Iterator[Segment]:
+        """Segments in order, from the first or from the one after a known head, to the last or to a number.
 
-        Raises IntegrityError that names the segment which is missing, damaged or rewritten.
+        Each is given out when it is known to be the one that the next was chained to; of the newest only
+        a head that was recorded elsewhere can tell. Raises IntegrityError that names the segment which is
+        missing, damaged or rewritten.
         """
         before = after or Head()
+        held: Segment | None = None
         for seq in self._seqs(before.seq + 1):
-            segment = self._following(self._read(seq), before)
-            yield segment
-            before = segment.head
+            segment = self._following(self.read(seq), before)
+            if held is not None:
+                yield held
+            if upto is not None and seq > upto:
+                return
+            held, before = segment, segment.head
+        if held is not None:
+            yield held
 
     def headers(self, after: Head | None = None) -> Iterator[SegmentHeader]:
         """The headers of `segments`."""
@@ -80,16 +89,36 @@ class AssignmentsLog:
                 return None
             if self._parameters is not None:
                 _require_same(self._parameters, draft.parameters, self._store.url)
+            if draft.window_idx < self._window_idx:
+                raise InputError(
+                    f"window {draft.window_idx} cannot follow window {self._window_idx}", where=self._store.url
+                )
             header, data = encode(draft, head)
             if self._store.put_if_absent(segment_key(header.seq), data):
-                self._head = Head(header.seq, digest(data))
-                self._parameters = header.parameters
+                self._saw(Head(header.seq, digest(data)), header)
                 return header
             # The randomness only spreads the writers in time; no result depends on it.
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.01 * (race + 1))))  # noqa: S311
         raise TransientError(
             f"other writers were first {_MAX_RACES} times in a row", where=self._store.url, hint="try again later"
         )
+
+    def read(self, seq: int) -> Segment:
+        """One segment; whether it fits its neighbours is not looked at. IntegrityError names it where it is damaged."""
+        try:
+            segment = decode(self._store.get(segment_key(seq)))
+        except MissingInputError as error:
+            raise IntegrityError(f"segment {seq} is missing", where=self._where(seq)) from error
+        except IntegrityError as error:
+            raise IntegrityError(
+                f"segment {seq} is damaged: {error.what}", where=self._where(seq), hint=error.hint
+            ) from error
+        if segment.header.seq != seq:
+            raise IntegrityError(f"segment {seq} says that it is {segment.header.seq}", where=self._where(seq))
+        return segment
+
+    def _saw(self, head: Head, header: SegmentHeader) -> None:
+        self._head, self._parameters, self._window_idx = head, header.parameters, header.window_idx
 
     def _seqs(self, start: int) -> list[int]:
         """Numbers of the segments there are, from `start`; IntegrityError where one is missing between them."""
@@ -105,19 +134,6 @@ class AssignmentsLog:
                     hint="bring it back from a copy of the store; nothing can be committed until then",
                 )
         return seqs
-
-    def _read(self, seq: int) -> Segment:
-        try:
-            segment = decode(self._store.get(segment_key(seq)))
-        except MissingInputError as error:
-            raise IntegrityError(f"segment {seq} is missing", where=self._where(seq)) from error
-        except IntegrityError as error:
-            raise IntegrityError(
-                f"segment {seq} is damaged: {error.what}", where=self._where(seq), hint=error.hint
-            ) from error
-        if segment.header.seq != seq:
-            raise IntegrityError(f"segment {seq} says that it is {segment.header.seq}", where=self._where(seq))
-        return segment
 
     def _following(self, segment: Segment, before: Head) -> Segment:
         if segment.header.prev_sha256 != before.sha256:

@@ -84,7 +84,11 @@ class FolderStore:
 
     def upload(self, key: str, path: Path) -> None:
         """Write or replace an object from a file of any size, atomically and durably."""
-        with path.open("rb") as source, self._unfinished(key) as (stream, unfinished, target):
+        try:
+            source = path.open("rb")
+        except OSError as error:
+            raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        with source, self._unfinished(key) as (stream, unfinished, target):
             shutil.copyfileobj(source, stream, 1 << 20)
             _sync(stream)
             unfinished.replace(target)

@@ -68,7 +68,7 @@ class S3Store:
             return stream.read()
 
     def open(self, key: str) -> BinaryIO:
-        """The object as a readable stream, which goes on where a broken connection left it."""
+        """The object as a seekable stream, which goes on where a broken connection left it; MissingInputError."""
         return io.BufferedReader(_ObjectStream(self, check_key(key)), _BUFFER_BYTES)
 
     def exists(self, key: str) -> bool:
@@ -196,41 +196,61 @@ class _ObjectStream(io.RawIOBase):
         self._store = store
         self._key = key
         self._position = 0
-        self._etag: str | None = None
-        self._connect()
+        self._body: Any = None
+        response = store.read_range(key, 0, None)
+        self._body = response["Body"]
+        self._length = int(response["ContentLength"])
+        self._etag: str = response["ETag"]
 
     def readable(self) -> bool:
         return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._length}[whence]
+        if base + offset != self._position:
+            self._disconnect()
+            self._position = base + offset
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
         failures = 0
         while self._position < self._length:
             try:
-                data = self._body.read(len(buffer))
-                if data:
-                    buffer[: len(data)] = data
-                    self._position += len(data)
-                    return len(data)
-                raise EOFError("it ended too soon")
-            except (BotoCoreError, OSError, EOFError) as error:
+                data = self._some(len(buffer))
+            except (BotoCoreError, OSError) as error:
+                self._disconnect()
                 failures += 1
                 if failures >= _NUM_ATTEMPTS:
                     raise self._store.broken_stream(self._key, error) from error
                 time.sleep(_PAUSES_SECONDS[failures])
-                self._connect()
+                continue
+            buffer[: len(data)] = data
+            self._position += len(data)
+            return len(data)
         return 0
 
     def close(self) -> None:
-        if not self.closed:
-            self._body.close()
+        self._disconnect()
         super().close()
 
-    def _connect(self) -> None:
-        response = self._store.read_range(self._key, self._position, self._etag)
-        self._body = response["Body"]
-        if self._etag is None:
-            self._etag = response["ETag"]
-            self._length = int(response["ContentLength"])
+    def _some(self, size: int) -> bytes:
+        if self._body is None:
+            self._body = self._store.read_range(self._key, self._position, self._etag)["Body"]
+        data: bytes = self._body.read(size)
+        if not data:
+            raise ConnectionResetError("it ended too soon")
+        return data
+
+    def _disconnect(self) -> None:
+        if self._body is not None:
+            self._body.close()
+            self._body = None
 
 
 _ONLY_REQUIRED_CHECKSUMS = {

@@ -46,7 +46,10 @@ class Store(Protocol):
         ...
 
     def open(self, key: str) -> BinaryIO:
-        """The object as a readable stream, for what is too large to hold; MissingInputError."""
+        """The object as a readable, seekable stream, for what is too large to hold; MissingInputError.
+
+        Its reads raise TransientError where the connection breaks for good.
+        """
         ...
 
     def exists(self, key: str) -> bool:
