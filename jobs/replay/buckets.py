@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +53,11 @@ class Buckets:
             position=mix(hash_names(names), stream(seed, "bucket")),
             sender_position=mix(hash_names(table.senders.to_pylist()), stream(seed, "sender")),
         )
+
+    def among(self, rows: Rows) -> Buckets:
+        """The same buckets, with only some of the rows in them; some may be empty."""
+        of_row = self.of_row[rows]
+        return replace(self, of_row=of_row, sizes=np.bincount(of_row, minlength=len(self)))
 
     def __len__(self) -> int:
         return len(self.sizes)

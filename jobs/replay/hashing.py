@@ -18,6 +18,9 @@ Keys = npt.NDArray[np.uint64]
 GOLDEN = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio: multiples of it, modulo 2^64, spread evenly over the circle."""
 
+ROOT_TWO = 0x6A09E667F3BCC908
+"""2^64 times the fraction of the square root of 2: the step of a second circle, never in step with the first."""
+
 _MASK = (1 << 64) - 1
 _BLOCK_ROWS = 1 << 16
 
@@ -54,11 +57,12 @@ def mix(keys: Keys, name: int) -> Keys:
     return mixed
 
 
-def clockwise(positions: Keys, draw: int) -> Keys:
+def clockwise(positions: Keys, draw: int, step: int = GOLDEN) -> Keys:
     """How far each position on the circle (of circumference 2^64) lies ahead of where this draw begins.
 
-    Draw d begins at d/φ of the way round. Of any n consecutive draws the widest stretch in which
-    none begins is below 1.9/n of the circle (three-gap theorem), whatever number the first one has.
+    Draw d begins d steps from 0; by default, d/φ of the way round. Of any n consecutive draws the
+    widest stretch in which none begins is then below 1.9/n of the circle (three-gap theorem),
+    whatever number the first one has.
     """
-    ahead: Keys = positions - np.uint64(draw * GOLDEN & _MASK)
+    ahead: Keys = positions - np.uint64(draw * step & _MASK)
     return ahead

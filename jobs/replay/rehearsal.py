@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import numpy.typing as npt
 
 from jobs.replay.allocation import Counts, largest_remainders, minimums
 from jobs.replay.buckets import Buckets, lowest
-from jobs.replay.hashing import clockwise, hash_column, mix, stream
+from jobs.replay.hashing import ROOT_TWO, Keys, clockwise, hash_column, mix, stream
 from jobs.replay.table import ChunkTable, Rows, code_of
 
 
@@ -16,29 +19,45 @@ def eligible(table: ChunkTable, window_idx: int, active_windows: int) -> Rows:
     return np.flatnonzero((table.split == code_of("train")) & old)
 
 
-def choose(
-    old: ChunkTable, *, window_idx: int, seed: int, max_samples: int | None = None, max_per_bucket: int | None = None
-) -> Rows:
-    """The rows of the manifest, ascending: at most `max_samples`, and of one stratum at most `max_per_bucket`.
+@dataclass(frozen=True, slots=True, eq=False)
+class Strata:
+    """Chunks with what the manifest's choice among them goes by; a stratum is one sender, thread and length bucket."""
 
-    A stratum is one sender's chunks in one thread and one length bucket. Each gives one chunk at
-    least; the rest goes in proportion to their sizes by largest remainders. Where the strata
-    outnumber the cap, they take turns from window to window, going round the sampler's circle.
-    Inside a stratum a hash of seed, window and chunk id chooses.
-    """
-    buckets = Buckets.of(old, seed)
-    width = int(old.length_bucket.max(initial=0)) + 1
-    codes, of_row, sizes = np.unique(
-        buckets.of_row * width + old.length_bucket, return_inverse=True, return_counts=True
-    )
-    capacities: Counts = sizes if max_per_bucket is None else np.minimum(sizes, max_per_bucket)
-    quota = int(capacities.sum()) if max_samples is None else min(max_samples, int(capacities.sum()))
-    # Strata of one bucket lie side by side on the circle.
-    order = np.lexsort((codes, clockwise(buckets.position, window_idx)[codes // width]))
-    ahead = np.empty(len(codes), dtype=np.uint64)
-    ahead[order] = np.arange(len(codes), dtype=np.uint64)
-    given = minimums(capacities, 1, quota, order)
-    rest = np.array([quota - int(given.sum())])
-    shares = given + largest_remainders(rest, np.zeros(len(codes), dtype=np.int64), sizes, capacities - given, ahead)
-    keys = mix(hash_column(old.chunk_ids), stream(seed, "rehearse", window_idx))
-    return lowest(of_row, keys, shares)
+    buckets: Buckets
+    length_bucket: npt.NDArray[np.int16]
+    keys: Keys
+    """Hash of each chunk id."""
+
+    @classmethod
+    def of(cls, old: ChunkTable, seed: int) -> Strata:
+        """Those of a table."""
+        return cls(Buckets.of(old, seed), old.length_bucket, hash_column(old.chunk_ids))
+
+    def among(self, rows: Rows) -> Strata:
+        """Those of some of the rows."""
+        return Strata(self.buckets.among(rows), self.length_bucket[rows], self.keys[rows])
+
+    def choose(self, *, window_idx: int, seed: int, max_samples: int | None, max_per_stratum: int | None) -> Rows:
+        """The rows of the manifest, ascending: at most `max_samples`, and of a stratum at most `max_per_stratum`.
+
+        Each stratum gives one chunk at least; the rest goes in proportion to their sizes by largest
+        remainders. Where the strata outnumber the cap, they take turns from window to window,
+        round a circle on which the strata of one bucket lie side by side. It is not the sampler's
+        circle, nor its step: else the one's turns would always meet the same part of the other's.
+        Inside a stratum a hash of seed, window and chunk id chooses.
+        """
+        width = int(self.length_bucket.max(initial=0)) + 1
+        codes, of_row, sizes = np.unique(
+            self.buckets.of_row * width + self.length_bucket, return_inverse=True, return_counts=True
+        )
+        capacities: Counts = sizes if max_per_stratum is None else np.minimum(sizes, max_per_stratum)
+        quota = int(capacities.sum()) if max_samples is None else min(max_samples, int(capacities.sum()))
+        circle = mix(self.buckets.position, stream(seed, "rehearse"))
+        order = np.lexsort((codes, clockwise(circle, window_idx, ROOT_TWO)[codes // width]))
+        ahead = np.empty(len(codes), dtype=np.uint64)
+        ahead[order] = np.arange(len(codes), dtype=np.uint64)
+        given = minimums(capacities, 1, quota, order)
+        rest = np.array([quota - int(given.sum())])
+        group = np.zeros(len(codes), dtype=np.int64)
+        shares = given + largest_remainders(rest, group, sizes, capacities - given, ahead)
+        return lowest(of_row, mix(self.keys, stream(seed, "rehearse", window_idx)), shares)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class SenderRow:
     """Old chunks in the manifest."""
     drawn: int
     """Old chunks in all epochs together."""
+    share: float
+    """Of all those drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,34 @@ class Stratum:
     available: int
     drawn: int
     """In all epochs together."""
+    share: float
+    """Of all those drawn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What the draws of some cycles have reached, at this cycle's settings."""
+
+    cycles: int
+    """This one and those before it whose draws were made again: the latest ones."""
+    of_cycles: int
+    """All that the log tells of."""
+    chunks: int
+    """Old train chunks that were rehearsed at least once."""
+    of_chunks: int
+    buckets: int
+    """(sender, thread) buckets of which a chunk was."""
+    of_buckets: int
+
+    def lines(self) -> Iterator[str]:
+        """As people read it."""
+        share = _share(self.chunks, self.of_chunks)
+        yield (
+            f"covered so far: {self.chunks} of {self.of_chunks} old chunks ({share:.1%}), "
+            f"{self.buckets} of {self.of_buckets} (sender, thread) buckets"
+        )
+        of_all = "" if self.cycles == self.of_cycles else f", the latest of {self.of_cycles}"
+        yield f"  by {self.cycles} cycles of the log{of_all}, had they all run at these settings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +93,8 @@ class Report:
     """By new and drawn chunks, most first; then by name."""
     strata: list[Stratum]
     """By sender, then drawn chunks, most first."""
+    coverage: Coverage | None = None
+    """None where there is no log to tell it from."""
 
     @property
     def share_chunks(self) -> float:
@@ -94,6 +126,7 @@ class Report:
             "padding": self.padding,
             "manifest_chunks": self.available,
             "rehearsed_chunks": self.rehearsed,
+            "coverage": None if self.coverage is None else asdict(self.coverage),
         }
 
     def text(self) -> str:
@@ -101,7 +134,6 @@ class Report:
         return "".join(f"{line}\n" for line in self._lines())
 
     def _lines(self) -> Iterator[str]:
-        replay = max(1, self.replay_chunks)
         yield f"{self.num_batches} batches in {self.num_epochs} epochs"
         yield (
             f"rehearsal: {self.replay_chunks} of {self.new_chunks + self.replay_chunks} chunks "
@@ -109,12 +141,13 @@ class Report:
             f"{self.rehearsed} different ones of {self.available} in the manifest"
         )
         yield f"padding: {self.padding:.1%} of the tokens computed"
+        if self.coverage is not None:
+            yield from self.coverage.lines()
         yield ""
         yield "sender distribution"
         yield f"{'new':>9} {'old':>9} {'rehearsed':>9} {'share':>7}  sender"
         for row in self.senders[:_PRINTED_ROWS]:
-            share = row.drawn / replay
-            yield f"{row.new:>9} {row.available:>9} {row.drawn:>9} {share:>7.1%}  {row.sender or '(unknown)'}"
+            yield f"{row.new:>9} {row.available:>9} {row.drawn:>9} {row.share:>7.1%}  {row.sender or '(unknown)'}"
         if (more := len(self.senders) - _PRINTED_ROWS) > 0:
             yield f"{'':>9} {'':>9} {'':>9} {'':>7}  and {more} more"
         if not self.strata:
@@ -124,7 +157,7 @@ class Report:
         yield f"{'old':>9} {'rehearsed':>9} {'share':>7}  thread, sender"
         for stratum in sorted(self.strata, key=lambda s: -s.drawn)[:_PRINTED_ROWS]:
             yield (
-                f"{stratum.available:>9} {stratum.drawn:>9} {stratum.drawn / replay:>7.1%}  "
+                f"{stratum.available:>9} {stratum.drawn:>9} {stratum.share:>7.1%}  "
                 f"{stratum.thread_id or '(unknown)'}, {stratum.sender or '(unknown)'}"
             )
         if (more := len(self.strata) - _PRINTED_ROWS) > 0:
@@ -185,7 +218,7 @@ class Tally:
         new = np.bincount(self._table.sender[: self._num_new], minlength=len(names))
         old = sums_by(buckets.sender, buckets.sizes, len(names))
         drawn = sums_by(buckets.sender, self._drawn, len(names))
-        rows = map(SenderRow, names, new.tolist(), old.tolist(), drawn.tolist())
+        rows = map(SenderRow, names, new.tolist(), old.tolist(), drawn.tolist(), self._shares(drawn))
         present = [row for row in rows if row.new or row.available]
         return sorted(present, key=lambda row: (-row.new - row.drawn, row.sender))
 
@@ -193,8 +226,13 @@ class Tally:
         buckets = self._buckets
         senders = self._table.senders.take(pa.array(buckets.sender)).to_pylist()
         threads = self._table.thread_ids.take(pa.array(buckets.thread)).to_pylist()
-        strata = map(Stratum, senders, threads, buckets.sizes.tolist(), self._drawn.tolist())
+        drawn = self._drawn
+        strata = map(Stratum, senders, threads, buckets.sizes.tolist(), drawn.tolist(), self._shares(drawn))
         return sorted(strata, key=lambda s: (s.sender, -s.drawn, s.thread_id))
+
+    def _shares(self, drawn: Counts) -> list[float]:
+        shares: list[float] = (drawn / max(1, self._chunks[1])).round(6).tolist()
+        return shares
 
 
 def _share(part: int, whole: int) -> float:

@@ -102,7 +102,7 @@ class StratifiedReplaySampler:
         stored = _table(old).distinct()
         again = fresh.find(stored.chunk_ids) >= 0
         self.num_new = len(fresh)
-        self.num_in_both = int(again.sum())
+        self.num_old = len(stored) - int(again.sum())
         self.table = concat(fresh, stored.take(~again)).with_buckets()
         """New chunks first, then old ones."""
         self.ratio = parse_ratio(replay_ratio)
@@ -114,7 +114,7 @@ class StratifiedReplaySampler:
         self.seed = seed
         self.window_idx = max(0, fresh.newest_window()) if window_idx is None else window_idx
         self.num_epochs = num_epochs
-        self.quota = replay_quota(self.num_new, len(self.table) - self.num_new, self.ratio, self.max_share, max_samples)
+        self.quota = replay_quota(self.num_new, self.num_old, self.ratio, self.max_share, max_samples)
         if batch_tokens is not None:
             _require_lengths(self.table)
         self._keys = hash_column(self.table.chunk_ids)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import orjson
 
 from jobs.files import atomic_output
-from jobs.replay.report import Report, Tally
+from jobs.replay.report import Coverage, Report, Tally
 from jobs.replay.sampler import StratifiedReplaySampler
 
 FORMAT = 1
 
 
-def write_schedule(path: Path, sampler: StratifiedReplaySampler) -> Report:
+def write_schedule(path: Path, sampler: StratifiedReplaySampler, coverage: Coverage | None = None) -> Report:
     """Write every batch of every epoch, and the report at the end.
 
     The same sampler writes the same bytes. Keys: `format`, the settings, `epochs` (each with
@@ -49,7 +49,7 @@ def write_schedule(path: Path, sampler: StratifiedReplaySampler) -> Report:
                 out.write(separator + orjson.dumps(batch))
                 separator = b",\n"
             out.write(b"\n]}")
-        report = tally.report()
+        report = replace(tally.report(), coverage=coverage)
         out.write(b'\n],\n"report": ')
         _write_report(out, report)
         out.write(b"}\n")
@@ -63,7 +63,7 @@ def _write_report(out: BinaryIO, report: Report) -> None:
     out.write(b'"senders": [')
     _write_lines(out, [orjson.dumps(row) for row in report.senders])
     out.write(b'],\n"strata": [')
-    _write_lines(out, [orjson.dumps(astuple(row)) for row in report.strata])
+    _write_lines(out, [orjson.dumps(row) for row in report.strata])
     out.write(b"]\n}\n")
 
 

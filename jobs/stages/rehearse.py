@@ -11,7 +11,7 @@ from jobs.contracts.errors import UsageError
 from jobs.contracts.records import SPLITS, Split
 from jobs.files import write_json_array
 from jobs.replay.numbered_shards import write_numbered
-from jobs.replay.rehearsal import choose, eligible
+from jobs.replay.rehearsal import Strata, eligible
 from jobs.replay.sources import open_source
 from jobs.replay.table import ChunkTable, Rows, code_of
 from jobs.stages import Inputs, Outputs
@@ -43,14 +43,13 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     if config.split == "train":
         candidates = eligible(table, window_idx, config.active_windows)
         candidates = _without(table, candidates, inputs)
-        old = table.take(candidates)
+        strata = Strata.of(table.take(candidates), config.seed)
         chosen = candidates[
-            choose(
-                old,
+            strata.choose(
                 window_idx=window_idx,
                 seed=config.seed,
                 max_samples=config.max_rehearsal_samples,
-                max_per_bucket=config.max_per_bucket,
+                max_per_stratum=config.max_per_bucket,
             )
         ]
     else:

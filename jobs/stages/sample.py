@@ -8,6 +8,7 @@ from typing import Any
 
 from jobs.files import atomic_output
 from jobs.replay.checks import checked
+from jobs.replay.coverage import cover
 from jobs.replay.report import Report
 from jobs.replay.sampler import StratifiedReplaySampler
 from jobs.replay.schedule_file import write_schedule
@@ -62,7 +63,10 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
         window_idx=window_idx,
         num_epochs=config.epochs,
     )
-    report = write_schedule(outputs["schedule"], sampler)
+    coverage = None
+    if source is not None:
+        coverage = cover(source.table, sampler, source.cycle_windows(window_idx), config.active_windows)
+    report = write_schedule(outputs["schedule"], sampler, coverage)
     _tell(report, outputs)
     result = {"window_idx": window_idx, "quota": sampler.quota} | report.figures()
     return result | {"notes": notes} if notes else result
