@@ -30,7 +30,7 @@ from jobs.files import atomic_output
 from jobs.intake.cutting import Cutter, ThreadState
 from jobs.intake.overlap import Overlap
 from jobs.intake.placing import Placed, Placement
-from jobs.intake.spool import Spool
+from jobs.intake.spool import Spool, unquoted
 from jobs.mail.windows import Window
 
 _RECORDS_SUFFIX = ".jsonl.zst"
@@ -158,7 +158,7 @@ class WindowWriter:
             window_idx=window_idx,
             flags=flags,
         )
-        if record["body"] == record.get("text_unquoted", record["text"]):
+        if record["body"] == unquoted(record):
             return message
         return dataclasses.asdict(message) | {"text_unquoted": record["text_unquoted"]}
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from jobs.contracts.records import Chunk, ChunkMessage, Json, Split, chunk_id
 from jobs.intake.known import Known
 from jobs.intake.placing import Placed, Placement
-from jobs.intake.spool import Spool
+from jobs.intake.spool import Spool, unquoted
 from jobs.mail import template
 from jobs.mail.windows import (
     Piece,
@@ -77,7 +77,7 @@ class Cutter:
     def _mail(self, mail: int) -> Json:
         record = self._spool.record(mail)
         record["sender"] = shortened(record["sender"], self._header_room, self._counter)
-        record["body"] = record.get("text_unquoted", record["text"]) if self.drops_quotes(mail) else record["text"]
+        record["body"] = unquoted(record) if self.drops_quotes(mail) else record["text"]
         return record
 
     def drops_quotes(self, mail: int) -> bool:

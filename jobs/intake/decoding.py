@@ -11,11 +11,11 @@ from itertools import islice
 import numpy as np
 import orjson
 
+from jobs.assignments.digests import Bytes, DigestIndex, pack
 from jobs.contracts.errors import InputError
 from jobs.contracts.records import Json, MailRecord
 from jobs.mail import template
 from jobs.mail.decode import DecodedMail, TextOptions, content_digest, decode
-from jobs.mail.mime import part_at
 from jobs.mail.near_duplicates import fingerprints
 from jobs.ml.tokens import TokenCounter, load_token_counter
 
@@ -32,8 +32,8 @@ class Settings:
 
     tokenizer: str
     text: TextOptions
-    known_contents: frozenset[str] = frozenset()
-    """Content digests that the archive holds already: such mails are not decoded again."""
+    known_contents: Bytes
+    """Content digests (16 bytes each) that the archive holds: such mails are not decoded again."""
 
 
 @dataclass(slots=True)
@@ -112,22 +112,31 @@ class _Worker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._counter = load_token_counter(settings.tokenizer)
+        self._known = DigestIndex(settings.known_contents, np.arange(len(settings.known_contents), dtype=np.int32))
 
     def __call__(self, records: Sequence[Json]) -> Batch:
-        decoded = [self._decode(record) for record in records]
+        mails = [read_record(record) for record in records]
+        known = self._known_contents(mails)
+        decoded = [
+            self._decode(mail) if content is None else content for mail, content in zip(mails, known, strict=True)
+        ]
         kept = [mail for mail in decoded if not isinstance(mail, str)]
         valid, bands = fingerprints([mail.text_unquoted for mail in kept])
         measured = iter(_measure(kept, self._counter))
         return Batch([mail if isinstance(mail, str) else next(measured) for mail in decoded], valid, bands)
 
-    def _decode(self, record: Json) -> DecodedMail | str:
-        mail = read_record(record)
-        raw = mail.raw
-        if self._settings.known_contents:
-            content = content_digest(part_at(raw, 0, len(raw)))
-            if content in self._settings.known_contents:
-                return content
-        return decode(raw, message_id=mail.message_id, envelope_date=mail.envelope_date, options=self._settings.text)
+    def _known_contents(self, mails: Sequence[MailRecord]) -> list[str | None]:
+        """The content digest of each mail that the archive holds; None for the others."""
+        if not len(self._known):
+            return [None] * len(mails)
+        contents = [content_digest(mail.raw) for mail in mails]
+        found = self._known.find(pack(contents)) >= 0
+        return [content if there else None for content, there in zip(contents, found.tolist(), strict=True)]
+
+    def _decode(self, mail: MailRecord) -> DecodedMail:
+        return decode(
+            mail.raw, message_id=mail.message_id, envelope_date=mail.envelope_date, options=self._settings.text
+        )
 
 
 _worker: _Worker | None = None

@@ -14,7 +14,7 @@ from jobs.assignments.archive import Archive
 from jobs.contracts.records import Exclusion, Link, short_digest
 from jobs.intake.placing import Placed, Placement
 from jobs.intake.reading import read_data
-from jobs.intake.spool import Spool
+from jobs.intake.spool import Spool, unquoted
 from jobs.mail.near_duplicates import NUM_BANDS, candidates, verified
 
 _FINGERPRINT = np.dtype([("message", "V16"), ("train", "?"), ("bands", "<u8", NUM_BANDS)])
@@ -46,6 +46,8 @@ class Overlap:
         self._spool = spool
         self._placed = placed
         self._rows = self._all_rows()
+        new = range(self._rows.num_old, len(self._rows.messages))
+        self._row_of_mail = dict(zip(self._rows.mails.tolist(), new, strict=True))
         self._exclusions: dict[int, list[Exclusion]] = defaultdict(list)
         old = [Exclusion(**record) for record in read_data(archive, "exclusions")]
         self._excluded = {(one.kind, one.id) for one in old}
@@ -68,7 +70,8 @@ class Overlap:
     def file(self, window: Placement) -> tuple[bytes, int]:
         """The fingerprints of a window, for later imports to compare with, and how many they are."""
         rows = self._rows
-        chosen = np.flatnonzero(rows.window[rows.num_old :] == window.window_idx) + rows.num_old
+        row_of = self._row_of_mail
+        chosen = np.array([row_of[mail] for mail in window.mails if mail in row_of], dtype=np.int64)
         table = np.zeros(len(chosen), dtype=_FINGERPRINT)
         digests = b"".join(bytes.fromhex(rows.messages[row]) for row in chosen.tolist())
         table["message"] = np.frombuffer(digests, dtype="V16")
@@ -84,7 +87,7 @@ class Overlap:
     def _all_rows(self) -> _Rows:
         messages: list[str] = []
         bands, train, window = [], [], []
-        for header in self._archive.log.headers():
+        for header in self._archive.headers():
             for file in header.files.get("fingerprints", ()):
                 with self._archive.open_data(file) as stream:
                     table = np.load(io.BytesIO(stream.read()))
@@ -158,13 +161,11 @@ class Overlap:
         for record in read_data(self._archive, "messages", windows=windows) if windows else ():
             digest = short_digest(record["message_id"])
             if digest in wanted:
-                old[digest] = record.get("text_unquoted", record["text"])
+                old[digest] = unquoted(record)
 
         def text(row: int) -> str:
             if row < rows.num_old:
                 return old.get(rows.messages[row], "")  # forgotten since: nothing to compare with
-            record = self._spool.record(int(rows.mails[row - rows.num_old]))
-            unquoted: str = record.get("text_unquoted", record["text"])
-            return unquoted
+            return unquoted(self._spool.record(int(rows.mails[row - rows.num_old])))
 
         return text

@@ -109,7 +109,7 @@ class Placed:
 
     def is_new(self, mails: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these mails are not in the archive yet."""
-        return self.mail_thread[mails] != UNKNOWN
+        return np.asarray(self.mail_thread[mails] != UNKNOWN)
 
     def is_train(self, mails: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these new mails stand on the train side."""

@@ -18,7 +18,7 @@ def read_data(
     archive: Archive, kind: str, *, windows: Collection[int] | None = None, splits: Collection[str] | None = None
 ) -> Iterator[Any]:
     """The records of all data files of a kind, in the log's order, or of those of some windows and splits."""
-    for header in archive.log.headers():
+    for header in archive.headers():
         if windows is None or header.window_idx in windows:
             for file in header.files.get(kind, ()):
                 if splits is None or any(f"/{split}-" in file.key for split in splits):

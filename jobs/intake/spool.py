@@ -21,6 +21,12 @@ from jobs.intake.decoding import EPOCH, Batch, Decoded
 _FROM_NEIGHBOUR = "date-from-neighbour"
 
 
+def unquoted(record: Json) -> str:
+    """A mail's text without quotes; records hold it apart only where it differs."""
+    text: str = record["text_unquoted"] if "text_unquoted" in record else record["text"]
+    return text
+
+
 class Spool:
     """Decoded mails by number, in the order in which they came."""
 

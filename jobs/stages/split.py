@@ -72,7 +72,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:  # noqa: ARG0
     with tempfile.TemporaryDirectory(prefix="refrain-split-") as folder, Spool(Path(folder)) as spool:
         known = Known(archive)
         text = TextOptions(**parameters["text"])
-        settings = Settings(config.tokenizer or WHITESPACE, text, known.contents())
+        settings = Settings(config.tokenizer or WHITESPACE, text, known.contents)
         spool.fill(decode_all(_records(inputs), settings, config.workers))
         cycle = inputs.cycle or _cycle_of(spool)
         importer = _Importer(archive, spool, parameters, counter, config, cycle, _cursors(inputs))
@@ -125,6 +125,7 @@ class _Importer:
                 head = writer.commit(window, cursors, head)
         except OvertakenError:
             return False
+        self.archive.write_checkpoint()
         return True
 
 
