@@ -98,7 +98,7 @@ def command(
     store: str | None,
     cycle: str,
 ) -> None:
-    r"""Read mail into records: one JSON object with the raw mail each.
+    """Read mail into records: one JSON object with the raw mail each.
 
     \b
     A SOURCE is

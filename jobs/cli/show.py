@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @options.store
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, name: str, assignments: Path, store: str | None, as_json: bool) -> None:
-    r"""Say where a mail went, and why; or print a chunk.
+    """Say where a mail went, and why; or print a chunk.
 
     \b
       refrain show '<20190701.1@example.org>'

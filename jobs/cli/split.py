@@ -111,7 +111,7 @@ def command(
     cycle: str,
     **flags: Any,
 ) -> None:
-    r"""Thread the mail and split it for ever.
+    """Thread the mail and split it for ever.
 
     Reads what `refrain parse` wrote, joins messages into threads, gives each new thread to train,
     val or test by a seeded hash, and cuts what is new into chunks. Only adds: a second run over

@@ -42,6 +42,7 @@ finally:
     run = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert run.stdout.startswith(f"Usage: refrain {name}".rstrip())
     assert run.stderr == "[]\n"
+    assert "\\b" not in run.stdout, 'the docstring needs a real backspace, not r"""'
     assert max(len(line) for line in run.stdout.splitlines()) <= 100
 
 
