@@ -176,7 +176,7 @@ def _earliest_below(children: dict[str | None, list[str]], order: dict[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """A mail that connects two threads that were frozen already."""
+    """The first mail that connects these two threads, which were frozen already."""
 
     message: int
     """Position of the mail among those assigned."""
@@ -202,7 +202,7 @@ class ThreadGraph:
     `node_thread` holds each node's thread, UNKNOWN for none yet; it is updated in place. New threads are
     numbered from `next_thread`, in the order of their earliest message. `rank` is asked only for ties and
     says which of two threads is the lower: by (first window_idx, thread id). `linked` are pairs of threads
-    that were joined before: they are not reported again.
+    that were joined before: each pair is reported once.
 
     A call costs what its messages and their references are, however many nodes and threads there are.
     """
@@ -218,9 +218,7 @@ class ThreadGraph:
         self.next_thread = next_thread
         self._rank = rank
         self._first_seen = np.zeros(len(node_thread), dtype=np.int32)  # scratch: valid for a call's own nodes alone
-        self._joined: dict[int, int] = {}  # thread -> another of the same group, for those that were ever joined
-        for a, b in linked:
-            self._join(a, b)
+        self._linked = {(min(pair), max(pair)) for pair in linked}
 
     def assign(self, messages: NDArray[Any], offsets: NDArray[Any], refs: NDArray[Any]) -> Assigned:
         """Give a thread to each message, in canonical order, and to each ghost that it refers to.
@@ -306,21 +304,15 @@ class ThreadGraph:
         for position, message, refs in mails:
             here = thread[local[message]]
             there = [thread[local[ref]] for ref in reversed(refs)]
-            joins += [Join(position, here, other) for other in there if self._join(here, other)]
+            joins += [Join(position, here, other) for other in there if self._is_new_link(here, other)]
         return joins
 
-    def _join(self, a: int, b: int) -> bool:
-        """Note that two threads belong together; False where that was known."""
-        a, b = self._group(a), self._group(b)
-        if a == b:
+    def _is_new_link(self, a: int, b: int) -> bool:
+        pair = min(a, b), max(a, b)
+        if a == b or pair in self._linked:
             return False
-        self._joined[max(a, b)] = min(a, b)
+        self._linked.add(pair)
         return True
-
-    def _group(self, thread: int) -> int:
-        while thread in self._joined:
-            thread = self._joined[thread]
-        return thread
 
 
 def _inherit(thread: list[int], above: Sequence[int], order: Sequence[int]) -> None:

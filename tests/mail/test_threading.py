@@ -213,7 +213,7 @@ def test_a_join_is_reported_once():
     first, second = [("m", ["a", "b"]), ("n", ["a", "b", "m"])], [("o", ["a", "m"]), ("p", ["c", "b"])]
     archive = Archive(first, second, known=known)
     assert archive.assign(first).joins == [Join(0, 1, 0)]
-    assert archive.assign(second).joins == [Join(1, 1, 2)]
+    assert archive.assign(second).joins == [Join(1, 1, 2)]  # p answers b
     later = Archive(first, second, known=known, linked=[(0, 1)])
     assert later.assign(first).joins == []
     assert later.assign(second).joins == [Join(1, 1, 2)]
@@ -276,11 +276,13 @@ def test_threads_are_frozen_and_every_node_gets_one(messages, cuts):
 def test_one_by_one_is_all_at_once_where_nothing_joins(messages):
     whole, single = Archive(messages), Archive(messages)
     whole.assign(messages)
-    joins = [join for message in messages for join in single.assign([message]).joins]
+    links = [(join.thread, join.other) for message in messages for join in single.assign([message]).joins]
     ours = set(map(frozenset, single.threads().values()))
     theirs = set(map(frozenset, whole.threads().values()))
-    if joins:
-        assert len(ours) == len(theirs) + len(joins)  # each join is one boundary between frozen threads
+    if links:
+        left, right = np.array(links).T
+        assert len(set(components(len(ours), left, right).tolist())) == len(theirs)
+        assert len({frozenset(link) for link in links}) == len(links)
     else:
         assert ours == theirs
         assert single.graph.node_thread.tolist() == whole.graph.node_thread.tolist()
@@ -455,5 +457,5 @@ def test_linux_raid_has_345_threads_in_any_order_and_month_by_month(corpora):
     assert set(map(frozenset, archive.threads().values())) == set(map(frozenset, backwards.threads().values()))
 
     monthly = Archive(found)
-    joins = sum(len(monthly.assign(month).joins) for month in months)
-    assert monthly.graph.next_thread == 345 + joins
+    joins = [join for month in months for join in monthly.assign(month).joins]
+    assert monthly.graph.next_thread == 345 + len(joins)
