@@ -168,6 +168,16 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def scratch_output(path: Path) -> Iterator[BinaryIO]:
+    """A writable stream into a file that nobody sees before it is copied elsewhere: compressed by suffix alike."""
+    try:
+        with path.open("wb", buffering=_BUFFER_BYTES) as raw, _compressing(raw, path.suffix) as stream:
+            yield stream
+    except OSError as error:
+        raise output_error(path, error) from error
+
+
 def _direct_output(path: Path) -> Iterator[BinaryIO]:
     try:
         with path.open("wb") as stream:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,14 @@ import orjson
 from jobs.assignments.archive import Archive
 from jobs.contracts import stages
 from jobs.contracts.artifacts import ARTIFACTS, artifact_key, marker_key
-from jobs.contracts.errors import ConfigError, MissingInputError, UsageError
+from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, UsageError
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store, StoreOptions
 from jobs.stages import Inputs, Outputs
 
 MARKER_FORMAT = 1
 _BLOCK_BYTES = 1 << 20
+_CYCLE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def run_in_store(
@@ -34,34 +37,43 @@ def run_in_store(
 ) -> Json:
     """Run a stage of a cycle over the archive at `url`; its result, also where it had been run before.
 
-    `config` is the stage's own Config. `again` runs a finished stage once more. Raises
-    MissingInputError where a stage before it has not finished, ConfigError where the stage has
-    finished with other settings, and whatever the stage raises.
+    `config` is the stage's own Config. A stage that has finished runs once more where what it read
+    has changed since, or with `again`. Raises MissingInputError where a stage before it has not
+    finished, ConfigError where it has finished with other settings, and whatever the stage raises.
     """
-    if not cycle:
-        raise UsageError("no cycle was named", hint="say --cycle NAME: its artifacts are kept under that name")
+    if not _CYCLE_NAME.fullmatch(cycle):
+        raise UsageError(
+            f"not a name for a cycle: {cycle!r}",
+            where="--cycle",
+            hint="up to 253 small letters, digits, '-' and '.', as Kubernetes has them",
+        )
     row = stages.stage(stage)
     archive = Archive.open(url, options)
     settings = _settings(config)
-    if not again and (result := _finished(archive.store, stage, cycle, settings)) is not None:
+    needed = list(_inputs_of(archive.store, row, cycle))
+    digests = {file.kind: file.sha256 for file in needed}
+    marker = read_marker(archive.store, stage, cycle)
+    if marker is not None and marker["inputs"] == digests and not again:
+        _require_same_settings(marker, settings, archive.store.url)
+        result: Json = marker["result"]
         return result
     archive.store.delete(marker_key(cycle, stage))
     with tempfile.TemporaryDirectory(prefix=f"refrain-{stage}-") as folder:
         scratch = Path(folder)
-        inputs, input_digests = _bring(archive, row, cycle, scratch)
+        inputs = Inputs({file.kind: [_bring(archive.store, file, scratch)] for file in needed}, archive, cycle)
         outputs = Outputs({kind: scratch / ARTIFACTS[kind].filename for kind in row.writes if kind != "assignments"})
         result = dict(import_module(row.module).run(config, inputs, outputs))
         written = dict(_upload(archive.store, stage, cycle, outputs))
-    marker = {
+    new_marker = {
         "format": MARKER_FORMAT,
         "stage": stage,
         "cycle": cycle,
         "config": settings,
-        "inputs": input_digests,
+        "inputs": digests,
         "outputs": written,
         "result": result,
     }
-    archive.store.put(marker_key(cycle, stage), orjson.dumps(marker, option=orjson.OPT_INDENT_2))
+    archive.store.put(marker_key(cycle, stage), orjson.dumps(new_marker, option=orjson.OPT_INDENT_2))
     return result
 
 
@@ -83,48 +95,53 @@ def _plain(value: Any) -> Any:
     return orjson.loads(orjson.dumps(value, default=str))
 
 
-def _finished(store: Store, stage: str, cycle: str, settings: Json) -> Json | None:
-    marker = read_marker(store, stage, cycle)
-    if marker is None:
-        return None
+def _require_same_settings(marker: Json, settings: Json, where: str) -> None:
     before = marker["config"]
     for name in sorted(settings.keys() | before.keys()):
         if settings.get(name) != before.get(name):
             raise ConfigError(
-                f"{stage} of cycle {cycle} has finished with {name} = {before.get(name)!r}, not {settings.get(name)!r}",
-                where=store.url,
+                f"{marker['stage']} of cycle {marker['cycle']} has finished with {name} = {before.get(name)!r}, "
+                f"not {settings.get(name)!r}",
+                where=where,
                 hint="name another --cycle, or say --again to run it anew",
             )
-    result: Json = marker["result"]
-    return result
 
 
-def _bring(archive: Archive, row: stages.Stage, cycle: str, scratch: Path) -> tuple[Inputs, dict[str, str]]:
-    paths: dict[str, list[Path]] = {}
-    digests: dict[str, str] = {}
+@dataclass(frozen=True, slots=True)
+class _InputFile:
+    """An artifact that an earlier stage of the cycle has written."""
+
+    kind: str
+    key: str
+    sha256: str
+    stage: str
+
+
+def _inputs_of(store: Store, row: stages.Stage, cycle: str) -> Iterator[_InputFile]:
     for kind in row.reads:
         if kind == "assignments":
             continue
         before = stages.writer(kind).name
-        marker = read_marker(archive.store, before, cycle)
+        marker = read_marker(store, before, cycle)
         if marker is None:
             raise MissingInputError(
                 f"{row.name} needs {ARTIFACTS[kind].filename}, but {before} of cycle {cycle} has not finished",
-                where=archive.store.url,
-                hint=f"run `refrain {before} --store {archive.store.url} --cycle {cycle}` first",
+                where=store.url,
+                hint=f"run `refrain {before} --store {store.url} --cycle {cycle}` first",
             )
         entry = marker["outputs"].get(kind)
-        if entry is None:  # a stage need not have written all it may write
-            continue
-        path = scratch / "in" / ARTIFACTS[kind].filename
-        path.parent.mkdir(exist_ok=True)
-        digests[kind] = _download(archive.store, entry["key"], path)
-        if digests[kind] != entry["sha256"]:
-            raise MissingInputError(
-                f"{entry['key']} is not what {before} wrote", where=archive.store.url, hint=f"run {before} with --again"
-            )
-        paths[kind] = [path]
-    return Inputs(paths, archive, cycle), digests
+        if entry is not None:  # a stage need not have written all it may write
+            yield _InputFile(kind, entry["key"], entry["sha256"], before)
+
+
+def _bring(store: Store, file: _InputFile, scratch: Path) -> Path:
+    path = scratch / "in" / ARTIFACTS[file.kind].filename
+    path.parent.mkdir(exist_ok=True)
+    if _download(store, file.key, path) != file.sha256:
+        raise IntegrityError(
+            f"it is not what {file.stage} wrote", where=f"{store.url}/{file.key}", hint=f"run {file.stage} with --again"
+        )
+    return path
 
 
 def _download(store: Store, key: str, path: Path) -> str:

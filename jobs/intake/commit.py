@@ -26,7 +26,7 @@ from jobs.contracts.records import (
     length_bucket,
     short_digest,
 )
-from jobs.files import atomic_output
+from jobs.files import scratch_output
 from jobs.intake.cutting import Cutter, ThreadState
 from jobs.intake.overlap import Overlap
 from jobs.intake.placing import Placed, Placement
@@ -212,7 +212,7 @@ class _Files:
     def records(self, kind: str, name: str) -> Iterator[_Records]:
         """A file of compressed JSON lines; none is written where there is no record."""
         path = self._folder / f"{kind}-{name}{_RECORDS_SUFFIX}"
-        with atomic_output(path) as stream:
+        with scratch_output(path) as stream:
             records = _Records(stream)
             yield records
         if records.count:

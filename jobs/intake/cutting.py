@@ -84,8 +84,8 @@ class Cutter:
         """Whether a mail's quotes are left out: by default when a mail it refers to is in the archive by its window."""
         if self._quotes != "in-thread":
             return self._quotes == "none"
-        windows = self._placed.node_window[self._spool.references(mail)]
-        return bool((windows <= self._placed.mail_window[mail]).any())
+        window_idx = self._placed.mail_window[mail]
+        return any(self._placed.node_window[node] <= window_idx for node in self._spool.references(mail))
 
     def cut(self, window: Placement) -> Iterator[tuple[ThreadState, list[int], list[Window]]]:
         """The window's threads in the order of their earliest new mail: each with its new mails and its new chunks."""

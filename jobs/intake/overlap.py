@@ -23,7 +23,7 @@ _FINGERPRINT = np.dtype([("message", "V16"), ("train", "?"), ("bands", "<u8", NU
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Messages that can be compared, those of the archive first, then those of the import."""
+    """Messages that can be compared, those of the archive first, then those of the import, in the order they came."""
 
     bands: NDArray[np.uint64]
     train: NDArray[np.bool_]
@@ -96,7 +96,7 @@ class Overlap:
                 train.append(table["train"])
                 window.append(np.full(len(table), header.window_idx, dtype=np.int32))
         mails, mail_bands = self._spool.fingerprints()
-        new = np.flatnonzero(self._placed.is_new(mails))
+        new = self._in_order(mails)
         mails = mails[new]
         if len(mails):
             messages += [short_digest(self._message_id(mail)) for mail in mails.tolist()]
@@ -117,23 +117,26 @@ class Overlap:
                     train, other = map(placed.thread_id, sides)
                     yield Exclusion("thread", other, window.window_idx, "joined", train)
 
+    def _in_order(self, mails: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the new ones of these mails stand among them: by window, then in canonical order."""
+        order = [mail for window in self._placed.windows for mail in window.mails]
+        rank = np.full(len(self._placed.mail_thread), -1, dtype=np.int64)
+        rank[order] = np.arange(len(order))
+        new = np.flatnonzero(self._placed.is_new(mails))
+        return new[np.argsort(rank[mails[new]])]
+
     def _near_duplicates(self) -> Iterator[Exclusion]:
-        rows, num_old = self._rows, self._rows.num_old
-        new = np.arange(len(rows.messages)) >= num_old
-        kept = np.array([("message", one) not in self._excluded for one in rows.messages], dtype=bool)
-        one_side = np.flatnonzero(~rows.train & new)
-        other_side = np.flatnonzero(~rows.train & ~new & kept)
-        pairs = [
-            self._pairs(one_side, np.flatnonzero(rows.train)),
-            self._pairs(other_side, np.flatnonzero(rows.train & new)),
-        ]
-        eval_rows, train_rows = (np.concatenate(side) for side in zip(*pairs, strict=True))
+        rows = self._rows
+        eval_rows, train_rows = candidates(rows.bands, rows.train, rows.num_old)
+        excluded = np.array([("message", one) in self._excluded for one in rows.messages], dtype=bool)
+        kept = ~excluded[eval_rows]
+        eval_rows, train_rows = eval_rows[kept], train_rows[kept]
         since = np.maximum(rows.window[eval_rows], rows.window[train_rows])
         # Stable: within a window the likeliest stay first, as in an import of that window alone.
         order = np.lexsort((since, eval_rows))
         eval_rows, train_rows = eval_rows[order], train_rows[order]
         text = self._texts(np.union1d(eval_rows, train_rows))
-        for eval_row, train_row, similarity in verified(eval_rows, train_rows, text, text):
+        for eval_row, train_row, similarity in verified(eval_rows, train_rows, text):
             yield Exclusion(
                 "message",
                 rows.messages[eval_row],
@@ -142,14 +145,6 @@ class Overlap:
                 rows.messages[train_row],
                 round(similarity, 4),
             )
-
-    def _pairs(
-        self, eval_rows: NDArray[np.int64], train_rows: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        if not len(eval_rows) or not len(train_rows):
-            return eval_rows[:0], train_rows[:0]
-        found_eval, found_train = candidates(self._rows.bands[eval_rows], self._rows.bands[train_rows])
-        return eval_rows[found_eval], train_rows[found_train]
 
     def _texts(self, needed: NDArray[np.int64]) -> Callable[[int], str]:
         """The text without quotes of any of these rows."""

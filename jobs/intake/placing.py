@@ -79,7 +79,7 @@ class Placed:
     windows: list[Placement]
     nodes: array[int]
     """Each mail's own node: of its Message-ID, or of its own id where another mail has that one."""
-    node_window: NDArray[np.int32]
+    node_window: list[int]
     """The window in which a node's mail came: -1 for one that was in the archive before, NEVER for ghosts."""
     mail_thread: NDArray[np.int32]
     """Thread number of each mail; UNKNOWN for one that is in the archive already."""
@@ -132,7 +132,7 @@ def place(spool: Spool, known: Known, rule: SplitRule, period: Period | None) ->
         known=known,
         windows=_windows(spool, known, fresh, period),
         nodes=nodes,
-        node_window=np.where(present, -1, NEVER).astype(np.int32),
+        node_window=np.where(present, -1, NEVER).tolist(),
         mail_thread=np.full(len(spool), UNKNOWN, dtype=np.int32),
         mail_window=np.full(len(spool), NEVER, dtype=np.int32),
         thread_ids=[],
@@ -222,7 +222,8 @@ def _thread_window(
     assigned = graph.assign(messages, offsets, refs)
     placed.mail_thread[mails] = assigned.thread
     placed.mail_window[mails] = window.window_idx
-    placed.node_window[messages] = window.window_idx
+    for node in messages.tolist():
+        placed.node_window[node] = window.window_idx
     placed.thread_ids += [thread_id_of(spool.node_ids[root]) for root in assigned.new_roots.tolist()]
     window.joins = [Join(mails[join.message], join.thread, join.other) for join in assigned.joins]
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, cast
 
 import orjson
-import zstandard
 
 from jobs.assignments.archive import Archive
 from jobs.assignments.segment import DataFile
+from jobs.files import decompressed
 
-_BLOCK_BYTES = 1 << 20
+_BUFFER_BYTES = 1 << 20
 
 
 def read_data(
@@ -28,8 +29,4 @@ def read_data(
 def read_file(archive: Archive, file: DataFile) -> Iterator[Any]:
     """The records of one data file of compressed JSON lines."""
     with archive.open_data(file) as stream:
-        reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
-        rest = b""
-        while block := reader.read(_BLOCK_BYTES):
-            *lines, rest = (rest + block).split(b"\n")
-            yield from map(orjson.loads, lines)
+        yield from map(orjson.loads, decompressed(io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER_BYTES)))
