@@ -1,0 +1,79 @@
+"""The commands of README.md, run as a reader would run them, and their output compared.
+
+In a ```console block a line that starts with `$ ` is a command, which a backslash continues; the
+lines up to the next one are what it prints, where `...` stands for anything.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Step:
+    command: str
+    expected: list[str] = field(default_factory=list)
+
+
+def steps() -> list[Step]:
+    found: list[Step] = []
+    for block in re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL):
+        for line in block.replace("\\\n", "").splitlines():
+            if line.startswith("$ "):
+                found.append(Step(line[2:]))
+            else:
+                found[-1].expected.append(line)
+    return found
+
+
+def pattern(expected: list[str]) -> str:
+    """What the lines say, `...` as anything; more may follow."""
+    return r"\s*".join(re.escape(line).replace(r"\.\.\.", "(?s:.*?)") for line in expected)
+
+
+def test_the_commands_of_the_readme_do_what_it_says(tmp_path):
+    found = steps()
+    assert len(found) >= 10
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    script = tmp_path / "readme.sh"
+    lines = ["set -eu", "exec 2>&1"]
+    for number, step in enumerate(found):
+        lines += [f"echo '== {number}'", step.command]
+    script.write_text("\n".join(lines))
+    environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    run = subprocess.run(
+        ["bash", script],
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    printed = re.split(r"^== \d+\n", run.stdout, flags=re.MULTILINE)[1:]
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert len(printed) == len(found)
+    for step, output in zip(found, printed, strict=True):
+        assert re.match(pattern(step.expected), output), f"{step.command}\nprints:\n{output}"
+
+
+@pytest.mark.parametrize("name", re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text()))
+def test_links_lead_somewhere(name):
+    assert (ROOT / name).exists()
+
+
+def test_the_files_that_it_names_are_there():
+    """All but those of stages that it says are not there yet."""
+    rows = re.findall(r"^\| .* \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    named = [path for row in rows if "not yet" not in row for path in re.findall(r"`((?:jobs|examples)/[\w./]+)`", row)]
+    assert len(named) >= 8
+    assert [path for path in named if not (ROOT / path).exists()] == []
