@@ -6,9 +6,9 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.assignments.archive import Archive
 from jobs.contracts.records import Exclusion, Link, short_digest
@@ -16,6 +16,9 @@ from jobs.intake.placing import Placed, Placement
 from jobs.intake.reading import read_data
 from jobs.intake.spool import Spool, unquoted
 from jobs.mail.near_duplicates import NUM_BANDS, candidates, verified
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _FINGERPRINT = np.dtype([("message", "V16"), ("train", "?"), ("bands", "<u8", NUM_BANDS)])
 """One row of a fingerprints file: the Message-ID's short digest, the side that it is on, its band keys."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -32,11 +33,10 @@ MAX_CHARS = 1_000_000
 """Of a text; what lies behind is not compared."""
 
 MAX_PER_BUCKET = 8
-MAX_CANDIDATES = 32
 
 _WORD = re.compile(r"\w+")
 _BLOCK_WORDS = 1 << 16  # a block's hashes stay in the processor's cache for all permutations
-_BLOCK_ROWS = 1 << 16
+_RECENT_TEXTS = 1024
 _MAX_KNOWN_WORDS = 1 << 19
 _GOLDEN = 0x9E3779B97F4A7C15
 _MASK = (1 << 64) - 1
@@ -150,73 +150,97 @@ def _band_keys(least: UInt32) -> UInt64:
     return _mix((rows * _ROWS[:, None]).sum(axis=1, dtype=np.uint64)).T
 
 
-def candidates(eval_bands: UInt64, train_bands: UInt64) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def candidates(
+    bands: UInt64, train: NDArray[np.bool_], first_new: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Pairs of an eval row and a train row that share a band: ascending by eval row, then the likeliest first.
 
-    Rows are comparable texts' (see fingerprints). At most MAX_CANDIDATES for an eval row, and at most
-    MAX_PER_BUCKET of those that share one key, evenly spread: a hundred thousand nearly identical notices are
-    no more work than a few. A pair at the threshold shares five bands on average, and what crowds it out of all
-    of them is as likely to be a near-duplicate itself. Likeliest is who shares the most bands, then the first.
+    Rows are comparable texts' (see fingerprints) in the order in which they came; only pairs with a row from
+    `first_new` on are given. Among those that share a key, a row meets the last MAX_PER_BUCKET of the other
+    side before it: a hundred thousand nearly identical notices are no more work than a few, and what a row
+    meets does not depend on what came later, so that many imports find what a single one finds. The
+    likeliest is who shares the most bands, then the earliest.
     """
-    blocks = [
-        _block_candidates(eval_bands[start : start + _BLOCK_ROWS], train_bands, start)
-        for start in range(0, len(eval_bands), _BLOCK_ROWS)
-    ]
-    none = np.zeros(0, dtype=np.int64)
-    eval_rows, train_rows = zip((none, none), *blocks, strict=True)
-    return np.concatenate(eval_rows), np.concatenate(train_rows)
-
-
-def _block_candidates(
-    eval_bands: UInt64, train_bands: UInt64, first_row: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    num_train = len(train_bands)
-    pairs = [_sharing(eval_bands[:, band], train_bands[:, band], num_train) for band in range(eval_bands.shape[1])]
-    pair, shared = np.unique(np.concatenate(pairs), return_counts=True)
-    eval_rows, train_rows = np.divmod(pair, max(num_train, 1))
+    pairs, shared = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    for band in range(bands.shape[1]):
+        pairs, shared = _counted(pairs, shared, _meetings(bands[:, band], train, first_new))
+    eval_rows, train_rows = np.divmod(pairs, max(len(bands), 1))
     order = np.lexsort((train_rows, -shared, eval_rows))
-    eval_rows, train_rows = eval_rows[order], train_rows[order]
-    place = np.arange(len(eval_rows)) - np.searchsorted(eval_rows, eval_rows)
-    kept = place < MAX_CANDIDATES
-    return eval_rows[kept] + first_row, train_rows[kept]
+    return eval_rows[order], train_rows[order]
 
 
-def _sharing(eval_keys: UInt64, train_keys: UInt64, num_train: int) -> NDArray[np.int64]:
-    """Pairs with an equal key, as eval row * num_train + train row."""
-    wanted = np.unique(eval_keys)
-    place = np.minimum(np.searchsorted(wanted, train_keys), len(wanted) - 1)
-    hits = np.flatnonzero(wanted[place] == train_keys)
-    hits = hits[np.argsort(train_keys[hits], kind="stable")]
-    keys = train_keys[hits]
-    low = np.searchsorted(keys, eval_keys)
-    size = np.searchsorted(keys, eval_keys, side="right") - low
-    taken = np.minimum(size, MAX_PER_BUCKET)
-    eval_rows = np.repeat(np.arange(len(eval_keys)), taken)
-    step = np.arange(len(eval_rows)) - np.repeat(np.cumsum(taken) - taken, taken)
-    chosen = low[eval_rows] + step * size[eval_rows] // taken[eval_rows]
-    pairs: NDArray[np.int64] = eval_rows * num_train + hits[chosen]
-    return pairs
+def _meetings(keys: UInt64, train: NDArray[np.bool_], first_new: int) -> NDArray[np.int64]:
+    """Pairs with an equal key, as eval row * number of rows + train row."""
+    rows = _in_buckets(keys, first_new)
+    in_train = train[rows]
+    begins = np.append(True, keys[rows[1:]] != keys[rows[:-1]])[: len(rows)]
+    bucket = np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
+    found = []
+    for others_train in (True, False):
+        others = rows[in_train == others_train]
+        num_before = np.cumsum(in_train == others_train) - (in_train == others_train)
+        asking = np.flatnonzero((in_train != others_train) & (rows >= first_new))
+        high = num_before[asking]
+        low = np.maximum(num_before[bucket[asking]], high - MAX_PER_BUCKET)
+        ours = np.repeat(rows[asking], high - low)
+        theirs = others[_ranges(low, high)]
+        eval_rows, train_rows = (ours, theirs) if others_train else (theirs, ours)
+        found.append(eval_rows * len(keys) + train_rows)
+    return np.concatenate(found)
+
+
+def _in_buckets(keys: UInt64, first_new: int) -> NDArray[np.int64]:
+    """The rows whose key a new row shares with another, sorted by key; those of one key in their order."""
+    rows = np.arange(len(keys))
+    if 0 < first_new < len(keys):
+        new_keys = np.unique(keys[first_new:])
+        place = np.minimum(np.searchsorted(new_keys, keys), len(new_keys) - 1)
+        rows = np.flatnonzero(new_keys[place] == keys)
+    rows = rows[np.argsort(keys[rows], kind="stable")]
+    equal = keys[rows[1:]] == keys[rows[:-1]]
+    shared: NDArray[np.int64] = rows[np.append(False, equal)[: len(rows)] | np.append(equal, False)[: len(rows)]]
+    return shared
+
+
+def _ranges(low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers from low[0] to below high[0], then those from low[1] on, and so forth."""
+    lengths = high - low
+    ranges: NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(high - np.cumsum(lengths), lengths)
+    return ranges
+
+
+def _counted(
+    pairs: NDArray[np.int64], shared: NDArray[np.int64], more: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each pair once, with how many bands it shares by now."""
+    if not len(more):
+        return pairs, shared
+    pairs = np.concatenate([pairs, more])
+    shared = np.concatenate([shared, np.ones_like(more)])
+    order = np.argsort(pairs, kind="stable")
+    pairs = pairs[order]
+    first = np.flatnonzero(np.append(True, pairs[1:] != pairs[:-1]))
+    return pairs[first], np.add.reduceat(shared[order], first)
 
 
 def verified(
-    eval_rows: NDArray[np.int64],
-    train_rows: NDArray[np.int64],
-    eval_text: Callable[[int], str],
-    train_text: Callable[[int], str],
+    eval_rows: NDArray[np.int64], train_rows: NDArray[np.int64], text: Callable[[int], str]
 ) -> list[tuple[int, int, float]]:
     """For each eval row its first candidate that is a near-duplicate: (eval row, train row, similarity).
 
-    The texts are asked for as they are needed; one match is enough to keep an eval message out of the scores.
+    Pairs of one eval row stand together. A row's text is asked for when it is needed; one match is enough to
+    keep an eval message out of the scores.
     """
+
+    @lru_cache(maxsize=_RECENT_TEXTS)
+    def shingles_of(row: int) -> set[tuple[str, ...]]:
+        return shingles(text(row))
+
     found: list[tuple[int, int, float]] = []
-    current, done = -1, False
-    ours: set[tuple[str, ...]] = set()
     for eval_row, train_row in zip(eval_rows.tolist(), train_rows.tolist(), strict=True):
-        if eval_row != current:
-            current, done, ours = eval_row, False, shingles(eval_text(eval_row))
-        if not done:
-            similarity = jaccard(ours, shingles(train_text(train_row)))
-            done = similarity >= THRESHOLD
-            if done:
-                found.append((eval_row, train_row, similarity))
+        if found and found[-1][0] == eval_row:
+            continue
+        similarity = jaccard(shingles_of(eval_row), shingles_of(train_row))
+        if similarity >= THRESHOLD:
+            found.append((eval_row, train_row, similarity))
     return found
