@@ -63,12 +63,12 @@ class WhitespaceCounter:
 class ModelCounter:
     """A model's own tokenizer. The `tokenizers` library works in parallel and answers in order."""
 
-    def __init__(self, name: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, name: str, tokenizer: Tokenizer, definition: str) -> None:
         # A file may ask for these, for a model's fixed input; they would miscount.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         self.name = name
-        self.digest = tokenizer_digest(tokenizer.to_str())
+        self.digest = tokenizer_digest(definition)
         self._tokenizer = tokenizer
 
     def count(self, texts: Sequence[str]) -> list[int]:
@@ -104,9 +104,9 @@ def load_token_counter(name: str) -> TokenCounter:
     path = Path(name)
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
-        return ModelCounter(name, _read_tokenizer(file))
+        return _from_file(name, file)
     if path.is_dir():
-        return ModelCounter(name, _transformers_tokenizer(name, revision=None))
+        return _from_transformers(name, name, revision=None)
     repository, separator, revision = name.rpartition("@")
     if path.suffix == ".json" or path.is_absolute() or name.startswith("."):
         raise MissingInputError("no such tokenizer", where=name, hint="give a tokenizer.json, or its folder")
@@ -116,39 +116,40 @@ def load_token_counter(name: str) -> TokenCounter:
             where="tokenizer",
             hint="write org/model@<commit, 40 hex digits>, give a tokenizer.json, or use 'whitespace'",
         )
-    return ModelCounter(name, _transformers_tokenizer(repository, revision=revision))
+    return _from_transformers(name, repository, revision=revision)
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
+def _from_file(name: str, path: Path) -> ModelCounter:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        definition = path.read_text(encoding="utf-8")
+        return ModelCounter(name, Tokenizer.from_str(definition), definition)
     except OSError as error:
         raise input_error(path, error) from error
     except Exception as error:  # the library raises Exception itself
         raise InputError(f"not a tokenizer: {error}", where=str(path)) from error
 
 
-def _transformers_tokenizer(name: str, *, revision: str | None) -> Tokenizer:
+def _from_transformers(name: str, source: str, *, revision: str | None) -> ModelCounter:
     try:
         from transformers import AutoTokenizer  # heavy, and no part of the light core
     except ImportError as error:
         raise MissingInputError(
-            f"there is no tokenizer.json, and without `transformers` nothing else can be read: {name}",
+            f"there is no tokenizer.json, and without `transformers` nothing else can be read: {source}",
             where="tokenizer",
             hint="pip install 'refrain[train]', or give the model's tokenizer.json",
         ) from error
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(name, revision=revision or "main")
+        loaded: Any = AutoTokenizer.from_pretrained(source, revision=revision or "main")
     except (OSError, ValueError) as error:
-        raise MissingInputError(f"cannot be loaded: {error}", where=name) from error
+        raise MissingInputError(f"cannot be loaded: {error}", where=source) from error
     backend: Tokenizer | None = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
         raise ConfigError(
-            "this tokenizer has no fast version, and so no offsets", where=name, hint="convert it to a tokenizer.json"
+            "this tokenizer has no fast version, and so no offsets", where=source, hint="convert it to a tokenizer.json"
         )
-    return backend
+    return ModelCounter(name, backend, backend.to_str())
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
