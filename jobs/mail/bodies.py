@@ -2,7 +2,8 @@
 
 - text/plain is taken before text/html where a mail offers both, unless it is empty or only says
   that the reader needs HTML.
-- The inline text parts of a mail follow one another; everything else is named, not embedded.
+- The inline text parts of a mail follow one another; everything else, and text that has a file name
+  and is not the first part, is named, not embedded.
 - An attached mail is named too: its text is not this sender's, and where it matters it is in the
   archive itself.
 - Signatures (OpenPGP, S/MIME) and the pictures of an HTML page are not even named.
@@ -46,14 +47,16 @@ class Bodies:
     """Reads one mail's bodies; afterwards `flags` says what was odd in them."""
 
     flags: set[str] = field(default_factory=set)
+    charset: str | None = None
+    """What the first text part declares."""
     _num_parts: int = 0
     _num_text_bytes: int = 0
 
     def read(self, mail: Part) -> list[Block]:
         """The text parts, cleaned, and the attachments, in the order of the mail."""
-        return self._read(mail, 0, "text/plain", with_text=True)
+        return self._read(mail, 0, "text/plain", with_text=True, first=True)
 
-    def _read(self, part: Part, depth: int, default: str, *, with_text: bool) -> list[Block]:
+    def _read(self, part: Part, depth: int, default: str, *, with_text: bool, first: bool) -> list[Block]:
         kind = _content_type(part, default)
         if kind.value.startswith("multipart/"):
             children = self._children(part, kind.parameters.get("boundary", ""), depth)
@@ -61,7 +64,7 @@ class Bodies:
                 return self._read_multipart(kind, children, depth, with_text=with_text)
             kind = ParameterValue("text/plain", {})
         disposition = parse_parameters(part.headers.get(b"content-disposition"))
-        if not _is_text(kind.value) or (depth > 0 and disposition.value == "attachment"):
+        if not _is_text(kind.value) or (depth > 0 and _is_file(kind, disposition, first=first)):
             return _named(part, kind, disposition)
         text = self._text(part, kind) if with_text else ""
         return [text] if text else []
@@ -93,7 +96,7 @@ class Bodies:
         for position, child in enumerate(children):
             if kind.value == "multipart/related" and position and b"content-id" in child.headers:
                 continue
-            blocks += self._read(child, depth + 1, default, with_text=with_text)
+            blocks += self._read(child, depth + 1, default, with_text=with_text, first=not position)
         return blocks
 
     def _alternative(self, children: list[Part], depth: int) -> list[Block]:
@@ -102,13 +105,13 @@ class Bodies:
         plain: list[Block] = []
         for child, content_type in zip(children, types, strict=True):
             if content_type == "text/plain" and not plain:
-                plain = self._read(child, depth + 1, "text/plain", with_text=True)
+                plain = self._read(child, depth + 1, "text/plain", with_text=True, first=True)
         enough = bool(plain) and not _is_stub(plain)
         for child, content_type in zip(reversed(children), reversed(types), strict=True):
             if content_type == "text/html" or content_type.startswith("multipart/"):
                 if enough and content_type == "text/html":
                     continue
-                rich = self._read(child, depth + 1, "text/plain", with_text=not enough)
+                rich = self._read(child, depth + 1, "text/plain", with_text=not enough, first=True)
                 if enough:
                     return plain + rich
                 if rich:
@@ -123,6 +126,7 @@ class Bodies:
         self._num_text_bytes += len(body)
         data = undo_transfer_encoding(body, part.headers.get(b"content-transfer-encoding"))
         charset = kind.parameters.get("charset")
+        self.charset = self.charset or charset
         is_html = kind.value in _HTML_TYPES or (b"content-type" not in part.headers and _looks_like_html(data))
         if is_html and not charset:
             charset = declared_charset(data)
@@ -163,6 +167,13 @@ def _content_type(part: Part, default: str) -> ParameterValue:
 
 def _is_text(content_type: str) -> bool:
     return (content_type.startswith("text/") and content_type not in _NOT_TEXT) or content_type in _HTML_TYPES
+
+
+def _is_file(kind: ParameterValue, disposition: ParameterValue, *, first: bool) -> bool:
+    """Whether a text part is a file: attached, or with a file's name and not the first of its multipart (RFC 8621)."""
+    if disposition.value == "attachment":
+        return True
+    return not first and bool(disposition.parameters.get("filename") or kind.parameters.get("name"))
 
 
 def _looks_like_html(data: bytes) -> bool:
@@ -232,13 +243,14 @@ def clean_text(data: bytes, charset: str | None, flags: set[str]) -> tuple[str, 
 
 def tidy(text: str) -> str:
     """Lines without trailing space (the signature separator `-- ` keeps its own), one blank line between paragraphs."""
-    text = "\n".join([line if line == "-- " else line.rstrip() for line in text.split("\n")])
-    return collapse(text)
-
-
-_BLANK_LINES = re.compile(r"\n{3,}")
+    if " \n" in text or "\t\n" in text:
+        text = "\n".join([line if line == "-- " else line.rstrip() for line in text.split("\n")])
+    return collapse(text.rstrip())
 
 
 def collapse(text: str) -> str:
     """No blank lines at either end, at most one in a row elsewhere."""
-    return (_BLANK_LINES.sub("\n\n", text) if "\n\n\n" in text else text).strip("\n")
+    text = text.strip("\n")
+    while "\n\n\n" in text:
+        text = text.replace("\n\n\n", "\n\n")
+    return text

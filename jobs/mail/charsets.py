@@ -38,6 +38,8 @@ _NOT_FOR_MAIL = frozenset({"idna", "mbcs", "oem", "punycode", "raw-unicode-escap
 """Python codecs that are no charsets; two of them take quadratic time."""
 
 _SAMPLE_BYTES = 8192
+_MIN_NON_ASCII = 24
+"""Fewer bytes than these tell nothing about a charset."""
 _NON_ASCII = re.compile(rb"[\x80-\xff]")
 
 
@@ -90,6 +92,8 @@ def _detect(data: bytes) -> str:
     first = _NON_ASCII.search(data)
     start = max(0, (first.start() if first else 0) - _SAMPLE_BYTES // 8)
     sample = data[start : start + _SAMPLE_BYTES]
+    if len(_NON_ASCII.findall(sample)) < _MIN_NON_ASCII:
+        return "cp1252"
     best = from_bytes(sample).best()
     codec = codec_name(best.encoding) if best is not None else None
     return codec if codec is not None and _strict(data, codec) is not None else "cp1252"

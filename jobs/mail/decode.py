@@ -75,7 +75,7 @@ def decode(
     bodies = Bodies()
     blocks = bodies.read(mail)
     flags = bodies.flags
-    subject = headers.text(b"subject")
+    subject = headers.text(b"subject", bodies.charset)
     text, unquoted = _texts(blocks, options, forwarded=_FORWARDED.match(subject) is not None)
     if not text:
         flags.add("no-text")
@@ -121,13 +121,12 @@ def content_digest(raw: bytes) -> str:
 
 
 def _content_digest(mail: Part) -> str:
-    digest = hashlib.sha256()
-    for name in _DIGESTED_FIELDS:
-        digest.update(b" ".join((mail.headers.get(name) or b"").split()) + b"\n")
+    values = [b" ".join((mail.headers.get(name) or b"").split()) for name in _DIGESTED_FIELDS]
+    digest = hashlib.sha256(b"\n".join([*values, b""]))
     end = _content_end(mail.raw, mail.start, mail.end)
     position = mail.start
     while position < end:
-        line_break = mail.raw.find(b"\n", position + _CHUNK_BYTES, end)
+        line_break = mail.raw.find(b"\n", position + _CHUNK_BYTES, end) if end - position > _CHUNK_BYTES else -1
         stop = line_break + 1 if line_break >= 0 else end
         digest.update(mail.raw[position:stop].replace(b"\r\n", b"\n"))
         position = stop

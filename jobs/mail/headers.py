@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_tz
+from unicodedata import category
 
 from jobs.mail.encoded_words import as_text, decode_words
 
@@ -31,8 +32,9 @@ def split_header(raw: bytes) -> tuple[bytes, int]:
     """The header of a mail, with line endings as they are, and the offset at which its body begins.
 
     A blank line ends the header. So does a line that is no header field, unless well-known fields
-    follow it before the blank line: then it is a folded line that lost its indentation. A mail that
-    begins with text has an empty header, one without a blank line may have an empty body.
+    follow it before the blank line: then it is a folded line that lost its indentation (but not one
+    that begins with `--`: that is a MIME delimiter). A mail that begins with text has an empty
+    header, one without a blank line may have an empty body.
     """
     if b"\r" in raw[:1024] and raw.find(b"\n", 0, MAX_HEADER_BYTES) < 0:
         raw = raw.replace(b"\r", b"\n")  # of the same length: offsets hold
@@ -46,7 +48,7 @@ def split_header(raw: bytes) -> tuple[bytes, int]:
             return raw[:end], body
         limit = limit if limit >= 0 else _blank_line(raw, end)
         field = _KNOWN_FIELD.search(raw, end, limit)
-        if field is None:
+        if field is None or raw.startswith(b"--", end):
             return raw[:end], end
         start = field.start()
     return raw, len(raw)
@@ -65,66 +67,57 @@ def _blank_line(raw: bytes, position: int) -> int:
     return min((offset for offset in found if offset >= 0), default=MAX_HEADER_BYTES)
 
 
-class Headers:
-    """The fields of one header, found by name (any case) when they are asked for.
+_FIELD = re.compile(rb"\n([!-9;-~]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)")
 
-    Values are unfolded: line breaks are gone, white space at both ends too.
+
+class Headers:
+    """The fields of one header, by name.
+
+    Values are unfolded: line breaks are gone, white space at both ends too. Lines that are no
+    fields are passed over.
     """
 
-    __slots__ = ("_lower", "_raw")
+    __slots__ = ("_fields", "_header")
 
     def __init__(self, header: bytes) -> None:
-        header = header[:MAX_HEADER_BYTES]
-        if b"\r" in header:
-            header = header.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        self._raw = b"\n" + header
-        self._lower = self._raw.lower()
+        self._header = header
+        self._fields: dict[bytes, list[bytes]] | None = None
 
     def get(self, name: bytes) -> bytes | None:
         """The first value of a field; None where the header has none. `name` is in lower case."""
-        return self._find(name, 0)[0]
+        values = (self._fields if self._fields is not None else self._read()).get(name)
+        return _unfolded(values[0]) if values is not None else None
 
     def get_all(self, name: bytes) -> list[bytes]:
         """All values of a field, in the order of the header. `name` is in lower case."""
-        values: list[bytes] = []
-        value, position = self._find(name, 0)
-        while value is not None:
-            values.append(value)
-            value, position = self._find(name, position)
-        return values
+        return [_unfolded(value) for value in self._read().get(name, ())]
 
-    def text(self, name: bytes) -> str:
-        """The first value of a field as text, encoded words decoded, white space collapsed; "" where there is none."""
+    def text(self, name: bytes, charset: str | None = None) -> str:
+        """The first value of a field as text: words decoded, white space collapsed, controls gone; "" for none.
+
+        The `charset` is that of the mail's body: what raw 8-bit text in its header is most likely in.
+        """
         value = self.get(name)
-        return "" if value is None else " ".join(decode_words(value).split())
+        text = "" if value is None else " ".join(decode_words(value, charset).split())
+        return text if text.isprintable() else "".join([c for c in text if category(c) not in ("Cc", "Cs")])
 
     def __contains__(self, name: bytes) -> bool:
-        return self._find(name, 0)[0] is not None
+        return name in self._read()
 
-    def _find(self, name: bytes, position: int) -> tuple[bytes | None, int]:
-        lower = self._lower
-        start = lower.find(b"\n" + name + b":", position)
-        start = start + len(name) + 2 if start >= 0 else self._find_spaced(name, position)
-        if start < 0:
-            return None, start
-        end = lower.find(b"\n", start)
-        while end >= 0 and lower[end + 1 : end + 2] in (b" ", b"\t"):
-            end = lower.find(b"\n", end + 1)
-        value = self._raw[start : end if end >= 0 else len(lower)]
-        return (value.replace(b"\n", b"") if b"\n" in value else value).strip(), end if end >= 0 else len(lower)
+    def _read(self) -> dict[bytes, list[bytes]]:
+        if self._fields is None:
+            header = b"\n" + self._header[:MAX_HEADER_BYTES]
+            if b"\r" in header:
+                header = header.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            fields: dict[bytes, list[bytes]] = {}
+            for name, value in _FIELD.findall(header):
+                fields.setdefault(name.lower(), []).append(value)
+            self._fields = fields
+        return self._fields
 
-    def _find_spaced(self, name: bytes, position: int) -> int:
-        """Where the value begins of a field with white space before its colon (RFC 5322, 4.5); -1 for none."""
-        lower = self._lower
-        start = position
-        while (start := lower.find(b"\n" + name, start)) >= 0:
-            colon = start + 1 + len(name)
-            while lower[colon : colon + 1] in (b" ", b"\t"):
-                colon += 1
-            if lower[colon : colon + 1] == b":":
-                return colon + 1
-            start += 1
-        return -1
+
+def _unfolded(value: bytes) -> bytes:
+    return (value.replace(b"\n", b"") if b"\n" in value else value).strip()
 
 
 # ---- Message-IDs
@@ -182,6 +175,8 @@ _DATE = re.compile(
 _ISO_DATE = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:[T\s]+(\d\d):(\d\d)(?::(\d\d))?(?:[.,]\d+)?\s*(Z|[+-]\d\d:?\d\d)?)?", re.IGNORECASE
 )
+_DATE_ANYWHERE = re.compile(r"\b(\d{1,2}) ([a-z]{3}) (\d{4})\b(?: (\d{1,2}):(\d\d)(?::(\d\d))?)?", re.IGNORECASE)
+_DateFields = tuple[int, int, int, int, int, int, int]
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2101, 1, 1, tzinfo=UTC)
 
 
@@ -189,7 +184,8 @@ def parse_date(value: bytes | str | None) -> datetime | None:
     """The moment that a Date value names, in UTC; None where it names none, or an absurd one.
 
     Absurd is what lies before 1970-01-02 (a clock that was never set) or after the year 2100.
-    Takes RFC 5322, its obsolete forms (two-digit years, named zones, comments), ctime's and ISO 8601.
+    Takes RFC 5322, its obsolete forms (two-digit years, named zones, comments), ctime's and ISO 8601,
+    and in anything else a day, month and year that stand together.
     A zone that is missing, unknown or beyond a day counts as UTC; a leap second as the one before.
     """
     if not value:
@@ -209,8 +205,12 @@ def parse_date(value: bytes | str | None) -> datetime | None:
     return moment if _EARLIEST <= moment < _LATEST else None
 
 
-def _date_fields(text: str) -> tuple[int, int, int, int, int, int, int] | None:
+def _date_fields(text: str) -> _DateFields | None:
     """Year, month, day, hour, minute, second, and the zone's offset in seconds."""
+    return _exact_date(text) or _loose_date(text)
+
+
+def _exact_date(text: str) -> _DateFields | None:
     if (match := _DATE.match(text)) is not None and (month := _MONTHS.get(match[2].lower())) is not None:
         day, _, year, hour, minute, second, zone = match.groups()
         return int(year), month, int(day), int(hour), int(minute), int(second or 0), _offset_seconds(zone)
@@ -218,11 +218,21 @@ def _date_fields(text: str) -> tuple[int, int, int, int, int, int, int] | None:
         year, number, day, hour, minute, second, zone = match.groups()
         clock = int(hour or 0), int(minute or 0), int(second or 0)
         return int(year), int(number), int(day), *clock, _offset_seconds(zone)
+    return None
+
+
+def _loose_date(text: str) -> _DateFields | None:
     try:
         parsed = parsedate_tz(text)
     except (ValueError, IndexError, TypeError, OverflowError):
+        parsed = None
+    if parsed is not None:
+        return *parsed[:6], parsed[9] or 0
+    match = _DATE_ANYWHERE.search(text)
+    month = _MONTHS.get(match[2].lower()) if match is not None else None
+    if match is None or month is None:
         return None
-    return (*parsed[:6], parsed[9] or 0) if parsed is not None else None
+    return int(match[3]), month, int(match[1]), int(match[4] or 0), int(match[5] or 0), int(match[6] or 0), 0
 
 
 def _offset_seconds(zone: str | None) -> int:
@@ -234,4 +244,4 @@ def _offset_seconds(zone: str | None) -> int:
 
 def iso(moment: datetime) -> str:
     """A UTC moment as records write it: `YYYY-MM-DDTHH:MM:SSZ`."""
-    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+    return f"{moment.isoformat()[:19]}Z"

@@ -46,12 +46,11 @@ FORWARD_PREFIXES = ("fwd?", "wg", "tr", "rv", "enc", "i", "vs", "vb", "doorst", 
 """What a Subject begins with, before its colon, where a mail is forwarded."""
 
 WROTE = (
-    r"\b(?:wrote|writes|written|said|says|typed)\b",
-    r"\b(?:schrieb|geschrieben|a écrit|écrivait|escribió|escreveu|ha scritto|scrisse|schreef|geschreven)\b",
-    r"\b(?:skrev|kirjoitti|napisała?|napisał\(a\)|pisze|napsala?|написала?|написал\(а\)|пишет|yazdı|έγραψε)(?!\w)",
-    *("写道", "寫道", "のメール", "書きました", "작성"),
+    *("wrote", "writes", "written", "said", "says", "typed", "schrieb", "geschrieben", "écrit", "écrivait"),
+    *("escribió", "escreveu", "scritto", "scrisse", "schreef", "geschreven", "skrev", "kirjoitti", "napisał"),
+    *("pisze", "napsal", "написал", "пишет", "yazdı", "έγραψε", "写道", "寫道", "のメール", "書きました", "작성"),
 )
-"""Verbs of an attribution: "On … somebody wrote:"."""
+"""Verbs of an attribution, "On … somebody wrote:", in lower case."""
 
 OPENINGS = (
     r"(?:on|at|am|le|el|il|op|den|em|dne|dnia|w dniu|quoting|in (?:article|message|a message)|thus spake)\b",
@@ -87,6 +86,16 @@ LIST_FOOTERS_BELOW_RULER = (
 )
 """Lines that are a footer's where a ruler stands right above them."""
 
+LIST_FOOTER_WORDS = (
+    "nsubscribe",
+    "ailing list",
+    "ailing-list",
+    "UNSUBSCRIBE",
+    "ou received this message",
+    "/listinfo/",
+)
+"""One of these is in every list footer."""
+
 _LATER = r"\b[^\n]{0,80}\n?[^\n]{0,80}\b"
 DISCLAIMERS = (
     r"confidentiality(?: notice| note| statement)?\b",
@@ -105,8 +114,5 @@ DISCLAIMERS = (
 )
 """How a disclaimer begins."""
 
-DISCLAIMER_WORDS = (
-    *("confidential", "disclaimer", "privileged", "intended recipient", "vertraulich", "confidentiel", "confidencia"),
-    *("riservat", "recipient"),
-)
-"""One of these is in every disclaimer."""
+DISCLAIMER_WORDS = ("onfiden", "ONFIDEN", "isclaimer", "DISCLAIMER", "ntended recipient", "ertraulich", "iservat")
+"""One of these is in every disclaimer, in whatever case it begins."""

@@ -22,7 +22,7 @@ from jobs.mail.headers import MAX_HEADER_BYTES, Headers, split_header
 
 MAX_PARAMETER_BYTES = 16_384
 _TYPE = re.compile(r"\s*([^\s;/=]+)(?:\s*/\s*([^\s;]*))?")
-_PARAMETER = re.compile(r';\s*+([^\s=;"]+)\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"?|([^;]*+))', re.DOTALL)
+_PARAMETER = re.compile(r'[;\s]\s*+([^\s=;"]+)\s*+=\s*+(?:"((?:[^"\\]|\\.)*+)"?|([^;]*+))', re.DOTALL)
 _QUOTED_PAIR = re.compile(r'\\(["\\])')
 
 
@@ -217,6 +217,9 @@ def unflow(text: str, *, delete_space: bool) -> str:
     paragraph: list[str] = []
     depth = 0
     for raw in text.split("\n"):
+        if not paragraph and not raw.startswith((">", " ")) and not raw.endswith(" "):
+            lines.append(raw)
+            continue
         content = raw.lstrip(">")
         line_depth = len(raw) - len(content)
         content = content.removeprefix(" ")

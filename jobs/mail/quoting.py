@@ -29,7 +29,7 @@ _MAX_NAME_CHARS = max(map(len, _CLASS_OF))
 _FROM_LINE = re.compile(rf"\n[ *_]{{0,3}}(?:{'|'.join(HEADER_NAMES['from'])})[ *_]{{0,3}}:")
 _ORIGINAL = re.compile(rf"\s*-{{2,}}\s*(?:{'|'.join(ORIGINAL_MESSAGE)})\s*-{{2,}}\s*", re.IGNORECASE)
 _FORWARD = re.compile("|".join(FORWARDED_MESSAGE), re.IGNORECASE)
-_WROTE = re.compile("|".join(WROTE), re.IGNORECASE)
+_WROTE = re.compile("|".join(WROTE))
 _OPENING = re.compile(rf"\s{{0,3}}(?:{'|'.join(OPENINGS)})", re.IGNORECASE)
 _WHO_OR_WHEN = re.compile(r"\S@\S|\d{1,4}[./-]\d{1,2}[./-]\d{2,4}|\b\d{1,2}:\d\d\b")
 _MARKED_RUN = re.compile(r"(?:>[^\n]*(?:\n|\Z))++")
@@ -39,6 +39,7 @@ _SEPARATOR = re.compile(r"[\s*]*[_=-]{5,}[\s*]*")
 _PATCH_HEADER = re.compile(r"From [0-9a-f]{7,40} |-{1,2} ?>8")
 _COLONS = (":", "\N{FULLWIDTH COLON}")
 _MAX_LINE = 400
+_MAX_AFTER_VERB = 120
 
 
 def quote_spans(text: str, *, forwarded: bool = False) -> list[Span]:
@@ -110,8 +111,7 @@ def _attribution_start(text: str, position: int, floor: int) -> int:
         return position
     start = _line_above(text, end)
     line = text[start:end]
-    verb = _WROTE.search(line) is not None
-    if start < floor or not (verb or _WHO_OR_WHEN.search(line)):
+    if start < floor or not (_WROTE.search(line) or _WHO_OR_WHEN.search(line)):
         return position
     return _opening(text, start, end, floor) if _OPENING.match(line) is None else start
 
@@ -163,7 +163,7 @@ def _bare_attribution(text: str, position: int) -> int | None:
         while (found := text.find(colon + "\n", found + 1)) >= 0:
             end = found + 1
             start = _line_above(text, end)
-            if _WROTE.search(text, start, end) is None or not text[end:].strip():
+            if end + 1 >= len(text) or _WROTE.search(text, max(start, end - _MAX_AFTER_VERB), end) is None:
                 continue
             if _OPENING.match(text, start, end) is None:
                 start = _opening(text, start, end, position)

@@ -13,6 +13,7 @@ from bisect import bisect_right
 from jobs.mail.languages import (
     DISCLAIMER_WORDS,
     DISCLAIMERS,
+    LIST_FOOTER_WORDS,
     LIST_FOOTERS,
     LIST_FOOTERS_BELOW_RULER,
     SENT_FROM,
@@ -22,12 +23,10 @@ from jobs.mail.quoting import Span
 MAX_SIGNATURE_CHARS = 4000
 MAX_BARE_SIGNATURE_CHARS = 600
 MAX_FOOTER_CHARS = 2000
-MAX_DISCLAIMER_CHARS = 5000
+MAX_DISCLAIMER_CHARS = 4000
 
 _PATCH = re.compile(r"\n(?:diff --git |@@ -|\+\+\+ |Index: )")
-_SENT_FROM = tuple("\n" + phrase for phrase in SENT_FROM)
 _MAX_SENT_FROM_CHARS = 80
-_FOOTER_WORDS = ("unsubscribe", "mailing list", "mailing-list", "you received this message", "majordomo", "listinfo")
 _FOOTER = re.compile(rf"\n[ \t]{{0,8}}(?:{'|'.join(LIST_FOOTERS)})", re.IGNORECASE)
 _RULER = r"\n(?:[-_=*~#+]{2,}|-)[ \t]*"
 _RULED_FOOTER = re.compile(rf"{_RULER}\n(?:[^\n]{{0,80}}\n)?(?:{'|'.join(LIST_FOOTERS_BELOW_RULER)})", re.IGNORECASE)
@@ -53,56 +52,60 @@ def signature_spans(text: str, quotes: list[Span]) -> list[Span]:
         if end - start <= limit and _PATCH.search(text, start, end) is None and not _within(quotes, start):
             spans.append((start, end))
             position = max(position, end)
-    for phrase in _SENT_FROM:
-        start = padded.rfind(phrase)
-        if start >= 0:
-            line_end = text.find("\n", start)
-            line_end = len(text) if line_end < 0 else line_end
-            end = min([_next_quote(quotes, start, len(text)), *(span[0] for span in spans if span[0] > start)])
-            if line_end - start <= _MAX_SENT_FROM_CHARS and not text[line_end:end].strip():
-                spans.append((start, end))
+    return spans + _sent_from_spans(text, quotes, spans)
+
+
+def _sent_from_spans(text: str, quotes: list[Span], signatures: list[Span]) -> list[Span]:
+    """The line that a telephone adds: the last before the end, a signature, or the first or last quote."""
+    ends = {len(text), *(start for start, _ in signatures), *(start for start, _ in quotes[:1] + quotes[-1:])}
+    spans: list[Span] = []
+    for end in sorted(ends):
+        last = end
+        while last > 0 and end - last < 3 and text[last - 1] == "\n":
+            last -= 1
+        start = text.rfind("\n", max(0, last - _MAX_SENT_FROM_CHARS), last) + 1
+        if start and text.startswith(SENT_FROM, start):
+            spans.append((start, end))
     return spans
 
 
 def footer_spans(text: str) -> list[Span]:
     """The footer that list software has added at the very end, with the ruler above it."""
-    tail, offset, lower = _tail(text, len(text), MAX_FOOTER_CHARS)
-    if not any(word in lower for word in _FOOTER_WORDS):
-        return []
+    tail = _tail(text, len(text), MAX_FOOTER_CHARS, LIST_FOOTER_WORDS)
     starts = [match.start() for match in (_FOOTER.search(tail), _RULED_FOOTER.search(tail)) if match is not None]
-    return _span_from(min(starts), tail, offset) if starts else []
+    return _span_from(min(starts), tail, len(text)) if starts else []
 
 
 def disclaimer_spans(text: str, quotes: list[Span]) -> list[Span]:
     """A disclaimer at the end of the text, and one right above the quote that ends it."""
     ends = [len(text)]
-    if quotes and quotes[-1][1] >= len(text.rstrip()):
+    if quotes and quotes[-1][1] >= len(text):
         ends.append(quotes[-1][0])
     spans: list[Span] = []
     for end in ends:
-        tail, offset, lower = _tail(text, end, MAX_DISCLAIMER_CHARS)
-        if any(word in lower for word in DISCLAIMER_WORDS):
-            match = _DISCLAIMER.search(tail)
-            spans += _span_from(match.start(), tail, offset) if match is not None else []
+        tail = _tail(text, end, MAX_DISCLAIMER_CHARS, DISCLAIMER_WORDS)
+        match = _DISCLAIMER.search(tail)
+        spans += _span_from(match.start(), tail, end) if match is not None else []
     return spans
 
 
-def _tail(text: str, end: int, size: int) -> tuple[str, int, str]:
-    """The last characters before `end` behind a line break, where they begin in `text`, and them in lower case."""
+def _tail(text: str, end: int, size: int, words: tuple[str, ...]) -> str:
+    """The last `size` characters before `end`, behind a line break; "" where they hold none of the words."""
     start = max(0, end - size)
-    tail = "\n" + text[start:end]
-    return tail, start, tail.lower()
+    if not any(text.find(word, start, end) >= 0 for word in words):
+        return ""
+    return ("\n" if start == 0 else "") + text[start:end]
 
 
-def _span_from(begin: int, tail: str, offset: int) -> list[Span]:
+def _span_from(begin: int, tail: str, end: int) -> list[Span]:
     """The rest of a tail, with a ruler above it; nothing where it holds a quote or a patch, or is the whole text."""
     if "\n>" in tail[begin:] or _PATCH.search(tail, begin) is not None:
         return []
     ruler = _RULER_ABOVE.search(tail, max(0, begin - 120), begin)
     begin = ruler.start() if ruler is not None else begin
-    if not offset and not tail[:begin].strip():
+    if not tail[:begin].strip():
         return []
-    return [(offset + begin, offset + len(tail) - 1)]
+    return [(end - len(tail) + begin + 1, end)]
 
 
 def _next_quote(quotes: list[Span], position: int, default: int) -> int:
