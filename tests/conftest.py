@@ -13,7 +13,7 @@ from components import require
 
 SERVERS = Path(__file__).parent / "servers"
 pytest_plugins = [
-    f"servers.{name}" for name in ("moto", "minio", "proxy", "dovecot") if (SERVERS / f"{name}.py").exists()
+    f"servers.{name}" for name in ("moto", "minio", "stores", "proxy", "dovecot") if (SERVERS / f"{name}.py").exists()
 ]
 
 CORPORA = Path(__file__).resolve().parents[2] / "shared" / "corpora"

@@ -77,6 +77,8 @@ _NO_CREDENTIALS = (
     sdk.ProfileNotFound,
 )
 
+_NO_ANSWER = (sdk.ConnectionError, sdk.HTTPClientError)
+
 
 def error_code(error: Exception) -> str:
     """The server's error code; the status, as text, of an answer without a body; empty for an SDK error."""
@@ -99,7 +101,7 @@ def is_uncertain(error: Exception) -> bool:
         code, status = error_code(error), _status(error)
         busy = code in _BUSY or status == HTTPStatus.TOO_MANY_REQUESTS
         return busy or (status >= HTTPStatus.INTERNAL_SERVER_ERROR and _KNOWN.get(code) is not _FULL)
-    return isinstance(error, sdk.HTTPClientError) and not _is_bad_certificate(error)
+    return isinstance(error, _NO_ANSWER) and not _is_bad_certificate(error)
 
 
 def translated(error: Exception, *, where: str, endpoint: str) -> RefrainError:
@@ -129,14 +131,12 @@ def _from_sdk(error: Exception, *, where: str, endpoint: str) -> RefrainError:
             where=where,
             hint="name the file with your CA's certificates in AWS_CA_BUNDLE",
         )
-    if isinstance(error, sdk.HTTPClientError):
+    if isinstance(error, _NO_ANSWER):
         return TransientError(
             f"cannot reach {endpoint} ({error})",
             where=where,
             hint="check the endpoint (AWS_ENDPOINT_URL) and try again",
         )
-    if isinstance(error, OSError):  # the SDK's own complaint about the CA file
-        return ConfigError(str(error), where=where, hint="check AWS_CA_BUNDLE")
     return UsageError(f"S3: {error}", where=where)
 
 

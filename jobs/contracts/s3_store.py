@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import random
 import time
 import uuid
@@ -25,7 +26,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from jobs.contracts.errors import InputError, OutputError, TransientError
+from jobs.contracts.errors import ConfigError, InputError, OutputError, TransientError
 from jobs.contracts.s3_errors import error_code, is_conflict, is_precondition_failed, is_uncertain, translated
 from jobs.contracts.store import StoreOptions, check_key
 
@@ -48,6 +49,9 @@ class S3Store:
         self._read_only = read_only
         self._endpoint = options.endpoint or ""
         self._encryption = _encryption(options)
+        ca_bundle = options.ca_bundle or os.environ.get("AWS_CA_BUNDLE")
+        if ca_bundle and not Path(ca_bundle).exists():
+            raise ConfigError("the file of CA certificates is not there", where=ca_bundle, hint="check AWS_CA_BUNDLE")
         with self._errors(""):
             session = boto3.session.Session(region_name=options.region)
             self._endpoint = str(_client(session, options, retries=1).meta.endpoint_url)

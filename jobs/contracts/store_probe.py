@@ -11,7 +11,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from jobs.contracts.errors import AccessError, MissingInputError, UnfitStoreError
+from jobs.contracts.errors import MissingInputError, RefrainError, TransientError, UnfitStoreError
 from jobs.contracts.store import Store
 
 NUM_RACERS = 24
@@ -24,19 +24,32 @@ def prove_conditional_writes(store: Store) -> None:
     Leaves nothing behind. Raises UnfitStoreError, and whatever the store raises.
     """
     key = f"probe/{uuid.uuid4().hex}"
+    try:
+        _judge(store, key, _race(store, key))
+    except TransientError:  # who does not answer would not answer to a delete either
+        raise
+    except RefrainError:
+        _remove(store, key)
+        raise
+    _remove(store, key)
+
+
+def _race(store: Store, key: str) -> list[int]:
+    """The racers that were told that they won."""
     barrier = threading.Barrier(NUM_RACERS)
 
-    def race(racer: int) -> bool:
+    def put(racer: int) -> bool:
         barrier.wait()
         return store.put_if_absent(key, _body(racer))
 
-    try:
-        with ThreadPoolExecutor(NUM_RACERS) as pool:
-            won = list(pool.map(race, range(NUM_RACERS)))
-        _judge(store, key, [racer for racer, winner in enumerate(won) if winner])
-    finally:
-        with suppress(AccessError):  # an archive may well be one that nobody may delete from
-            store.delete(key)
+    with ThreadPoolExecutor(NUM_RACERS) as pool:
+        won = list(pool.map(put, range(NUM_RACERS)))
+    return [racer for racer, winner in enumerate(won) if winner]
+
+
+def _remove(store: Store, key: str) -> None:
+    with suppress(RefrainError):  # an archive may well be one that nobody may delete from
+        store.delete(key)
 
 
 def _body(racer: int) -> bytes:
