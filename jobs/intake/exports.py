@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from jobs.assignments.archive import Archive
+from jobs.assignments.export import assignment_entries
 from jobs.contracts.records import Json, Split
 from jobs.files import write_json_array, write_json_object
 from jobs.intake.reading import read_data
@@ -24,7 +25,7 @@ def archive_folder(assignments: Path) -> Path:
 def export_all(archive: Archive, assignments: Path) -> None:
     """Write assignments.json, and chunks.json, length_metadata.json and exclusions.json beside it."""
     folder = assignments.parent
-    write_json_object(assignments, assignment_entries(archive))
+    write_json_object(assignments, assignment_entries(archive.table()))
     write_json_array(folder / "chunks.json", read_data(archive, "chunks"))
     write_json_object(folder / "length_metadata.json", length_entries(archive))
     write_json_array(folder / "exclusions.json", read_data(archive, "exclusions"))
@@ -40,13 +41,6 @@ def export_split(archive: Archive, split: Split, path: Path, shard_size: int | N
     while shard := list(islice(records, shard_size)):
         number += 1
         write_json_array(path.with_name(f"{path.stem}-{number:05d}{path.suffix}"), shard)
-
-
-def assignment_entries(archive: Archive) -> Iterator[tuple[str, Json]]:
-    """What assignments.json maps: chunk id to split, thread and window, in the log's order."""
-    for segment in archive.log.segments():
-        for row in segment.rows():
-            yield row.chunk_id, {"split": row.split, "thread_id": row.thread_id, "window_idx": row.window_idx}
 
 
 def length_entries(archive: Archive) -> Iterator[tuple[str, Json]]:

@@ -112,13 +112,19 @@ class Overlap:
         return _Rows(np.concatenate(bands), np.concatenate(train), np.concatenate(window), messages, mails)
 
     def _joined(self) -> Iterator[Exclusion]:
+        """Threads of val and test that mails have joined with one of train, be it through others between them."""
         placed = self._placed
+        groups: dict[int, set[int]] = {}
+        for here, there in placed.known.links:
+            _join(groups, here, there)
         for window in placed.windows:
             for join in window.joins:
-                sides = sorted((join.thread, join.other), key=lambda thread: placed.split(thread) != "train")
-                if placed.split(sides[0]) == "train" != placed.split(sides[1]):
-                    train, other = map(placed.thread_id, sides)
-                    yield Exclusion("thread", other, window.window_idx, "joined", train)
+                group = sorted(_join(groups, join.thread, join.other))
+                train = next((thread for thread in group if placed.split(thread) == "train"), None)
+                for thread in group if train is not None else ():
+                    if placed.split(thread) != "train":
+                        other = placed.thread_id(train)
+                        yield Exclusion("thread", placed.thread_id(thread), window.window_idx, "joined", other)
 
     def _in_order(self, mails: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the new ones of these mails stand among them: by window, then in canonical order."""
@@ -167,3 +173,10 @@ class Overlap:
             return unquoted(self._spool.record(int(rows.mails[row - rows.num_old])))
 
         return text
+
+
+def _join(groups: dict[int, set[int]], here: int, there: int) -> set[int]:
+    """Make two threads members of one group; the group."""
+    group = groups.setdefault(here, {here}) | groups.setdefault(there, {there})
+    groups.update(dict.fromkeys(group, group))
+    return group

@@ -166,6 +166,17 @@ def test_a_mail_that_joins_two_threads_moves_neither(archive: Archive, tmp_path:
     assert (exclusion["other"], exclusion["window_idx"]) == (thread_id_of(train), 1)
 
 
+def test_a_thread_joined_to_train_through_another_leaves_the_scores_too(archive: Archive, tmp_path: Path) -> None:
+    roots = threads_by_split()
+    train, val, test = roots["train"][0], roots["val"][0], roots["test"][0]
+    split(archive, [mail(train), mail(val), mail(test)], tmp_path)
+    split(archive, [mail("join1@x", references=(val, test), hour=12)], tmp_path)
+    assert list(read_data(archive, "exclusions")) == []  # neither is trained on
+    split(archive, [mail("join2@x", references=(train, val), hour=13)], tmp_path)
+    found = [(one["id"], one["other"], one["window_idx"]) for one in read_data(archive, "exclusions")]
+    assert sorted(found) == sorted((thread_id_of(one), thread_id_of(train), 2) for one in (val, test))
+
+
 def test_two_train_threads_that_are_joined_leave_the_scores_alone(archive: Archive, tmp_path: Path) -> None:
     one, other, *_ = threads_by_split()["train"]
     split(archive, [mail(one), mail(other)], tmp_path)

@@ -1,0 +1,119 @@
+"""The split stage when writers die, race or lose answers: the archive is what an undisturbed one is."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from servers.proxy import kill_after, lose_answer
+from splitting import mail, rows, split, write
+
+from jobs.assignments.archive import Archive
+from jobs.assignments.verify import verify
+
+if TYPE_CHECKING:
+    from servers.proxy import FaultProxy
+    from servers.s3 import S3Server
+
+MAILS = [
+    mail("a@x", day="2024-01-02"),
+    mail("b@x", day="2024-01-03", references=("a@x",)),
+    mail("c@x", day="2024-01-10", references=("b@x",)),
+    mail("d@x", day="2024-01-11"),
+]
+SETTINGS: dict[str, Any] = {"window_period": "week", "window_overlap": 1, "workers": 1}
+
+fork = multiprocessing.get_context("fork")
+
+
+def contents(url: str) -> dict[str, bytes]:
+    store = Archive.open(url, read_only=True).store
+    return {key: store.get(key) for key in store.list()}
+
+
+def import_all(url: str, source: Path) -> None:
+    split(Archive.open(url), source, source.parent, cycle="w1", **SETTINGS)
+
+
+def import_in_child(proxy: FaultProxy, url: str, source: Path) -> int | None:
+    """Import in a process that the proxy may kill; its exit code."""
+    proxy.writes.clear()
+    proxy.victim = None
+    child = fork.Process(target=import_all, args=(url, source))
+    child.start()
+    proxy.victim = child.pid
+    child.join(60)
+    return child.exitcode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
+def test_a_split_killed_at_any_write_and_run_again(proxy: FaultProxy, s3_server: S3Server, tmp_path: Path) -> None:
+    source = write(tmp_path / "messages.jsonl", MAILS)
+    undisturbed = f"s3://{s3_server.make_bucket()}/archive"
+    assert import_in_child(proxy, undisturbed, source) == 0
+    num_writes = len(proxy.writes)
+    segments = [number for number, line in enumerate(proxy.writes, 1) if "/assignments/" in line]
+    assert len(segments) == 2
+    expected = contents(undisturbed)
+    first_own_write = next(number for number, line in enumerate(proxy.writes, 1) if "/probe/" not in line)
+    # To die before a write is to die after the one before it.
+    for number in range(first_own_write - 1, num_writes + 1):
+        url = f"s3://{s3_server.make_bucket()}/archive"
+        proxy.harms = {number: kill_after}
+        assert import_in_child(proxy, url, source) == -9, number
+        proxy.harms = {}
+        assert import_in_child(proxy, url, source) == 0
+        assert contents(url) == expected, number
+
+
+@pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
+def test_lost_answers_change_nothing(proxy: FaultProxy, s3_server: S3Server, tmp_path: Path) -> None:
+    source = write(tmp_path / "messages.jsonl", MAILS)
+    undisturbed, disturbed = (f"s3://{s3_server.make_bucket()}/archive" for _ in range(2))
+    import_all(undisturbed, source)
+    lost: set[str] = set()
+
+    def lose_each_once(proxy: FaultProxy, request: Any) -> Any:
+        if "/assignments/" in request.path and request.path not in lost:
+            lost.add(request.path)
+            return lose_answer(proxy, request)
+        return proxy.forward(request)
+
+    proxy.every_write = lose_each_once
+    import_all(disturbed, source)
+    assert len(lost) == 2
+    assert contents(disturbed) == contents(undisturbed)
+
+
+def _import_own(url: str, folder: Path, number: int) -> None:
+    mails = [mail(f"{number}.{one}@x", hour=one) for one in range(3)]
+    source = write(folder / f"messages-{number}.jsonl", mails)
+    split(Archive.open(url), source, folder, cycle=f"writer-{number}", **SETTINGS)
+
+
+def test_writers_at_once_lose_nothing_and_double_nothing(new_store: Callable[[], str], tmp_path: Path) -> None:
+    url = new_store()
+    children = [fork.Process(target=_import_own, args=(url, tmp_path, number)) for number in range(6)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(120)
+    assert [child.exitcode for child in children] == [0] * 6
+    archive = Archive.open(url, read_only=True)
+    assert verify(archive, deep=True).problems == []
+    assert sorted(len(row.messages) for row in rows(archive)) == [1] * 18
+    assert len({row.thread_id for row in rows(archive)}) == 18
+    assert sorted({row.window_idx for row in rows(archive)}) == list(range(6))
+
+
+def test_a_folder_and_a_bucket_hold_the_same_bytes(new_store: Callable[[], str], tmp_path: Path) -> None:
+    source = write(tmp_path / "messages.jsonl", MAILS)
+    import_all((tmp_path / "folder").as_uri(), source)
+    url = new_store()
+    import_all(url, source)
+    assert contents(url) == contents((tmp_path / "folder").as_uri())
+    assert len(contents(url)) >= 8
