@@ -9,16 +9,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from jobs.replay.allocation import Counts, largest_remainders, minimums, ranks, sums_by
-from jobs.replay.hashing import Keys, clockwise, hash_names, mix, stream
-from jobs.replay.table import ChunkTable, Rows
+from jobs.replay.hashing import Keys, clockwise, hash_names, mix, places, stream
+from jobs.replay.table import ChunkTable, Codes, Rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Buckets:
     """The (sender, thread) buckets of a table.
 
-    A bucket's place depends on its two names and the seed alone: it is the same in every cycle,
-    however the archive grows.
+    Buckets are placed on a circle in the order of the windows that first held them, so that those
+    that join later leave the others where they are.
     """
 
     of_row: Counts
@@ -30,9 +30,11 @@ class Buckets:
     sizes: Counts
     """Rows of each bucket."""
     position: Keys
-    """Of each bucket, on a circle of circumference 2^64."""
-    sender_position: Keys
-    """Of each name in the table's `senders`."""
+    """Of each bucket, on the circle."""
+    keys: Keys
+    """Seeded hash of each bucket's names."""
+    sender_keys: Keys
+    """Seeded hash of each name in the table's `senders`."""
 
     @classmethod
     def of(cls, table: ChunkTable, seed: int) -> Buckets:
@@ -45,19 +47,22 @@ class Buckets:
         senders = table.senders.take(pa.array(sender)).to_pylist()
         threads = table.thread_ids.take(pa.array(thread)).to_pylist()
         names = (f"{a}\0{b}" for a, b in zip(senders, threads, strict=True))
+        keys = mix(hash_names(names), stream(seed, "bucket"))
         return cls(
             of_row=of_row,
             sender=sender,
             thread=thread,
             sizes=sizes,
-            position=mix(hash_names(names), stream(seed, "bucket")),
-            sender_position=mix(hash_names(table.senders.to_pylist()), stream(seed, "sender")),
+            position=places(first_windows(of_row, len(codes), table.window_idx), keys),
+            keys=keys,
+            sender_keys=mix(hash_names(table.senders.to_pylist()), stream(seed, "sender")),
         )
 
-    def among(self, rows: Rows) -> Buckets:
-        """The same buckets, with only some of the rows in them; some may be empty."""
+    def among(self, rows: Rows, window_idx: Codes) -> Buckets:
+        """As if the table had these rows alone, of these windows; the other buckets are empty."""
         of_row = self.of_row[rows]
-        return replace(self, of_row=of_row, sizes=np.bincount(of_row, minlength=len(self)))
+        position = places(first_windows(of_row, len(self), window_idx), self.keys)
+        return replace(self, of_row=of_row, sizes=np.bincount(of_row, minlength=len(self)), position=position)
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -75,7 +80,7 @@ class Buckets:
         rest = quota - int(given.sum())
         if rest == 0 or not len(self):
             return given
-        num_senders = len(self.sender_position)
+        num_senders = len(self.sender_keys)
         volumes = sums_by(self.sender, self.sizes, num_senders)
         spare = sums_by(self.sender, self.sizes - given, num_senders)
         of_sender = largest_remainders(
@@ -83,9 +88,16 @@ class Buckets:
             np.zeros(num_senders, dtype=np.int64),
             np.maximum(volumes, 1),
             spare,
-            clockwise(self.sender_position, draw),
+            clockwise(self.sender_keys, draw),
         )
         return given + largest_remainders(of_sender, self.sender, self.sizes, self.sizes - given, ahead)
+
+
+def first_windows(group: Counts, num_groups: int, window_idx: Codes) -> Codes:
+    """The oldest window of each group's members; the highest number there is for a group without any."""
+    first = np.full(num_groups, np.iinfo(np.int32).max, dtype=np.int32)
+    np.minimum.at(first, group, window_idx)
+    return first
 
 
 def lowest(group: Counts, keys: Keys, shares: Counts) -> Rows:

@@ -19,8 +19,8 @@ from jobs.replay.report import Coverage
 from jobs.replay.sampler import StratifiedReplaySampler
 from jobs.replay.table import ChunkTable, Rows, code_of
 
-_MOST_WORK = 200_000_000
-"""Chunks times draws that are made again at most: some ten seconds."""
+_MOST_WORK = 30_000_000
+"""Chunks times draws that are made again at most: some seconds."""
 
 
 def cover(

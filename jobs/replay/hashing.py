@@ -19,7 +19,8 @@ GOLDEN = 0x9E3779B97F4A7C15
 """2^64 divided by the golden ratio: multiples of it, modulo 2^64, spread evenly over the circle."""
 
 ROOT_TWO = 0x6A09E667F3BCC908
-"""2^64 times the fraction of the square root of 2: the step of a second circle, never in step with the first."""
+ROOT_THREE = 0xBB67AE8584CAA73B
+"""2^64 times the fraction of a square root: other steps, whose multiples never fall into step with those of GOLDEN."""
 
 _MASK = (1 << 64) - 1
 _BLOCK_ROWS = 1 << 16
@@ -57,12 +58,26 @@ def mix(keys: Keys, name: int) -> Keys:
     return mixed
 
 
+def places(first_seen: npt.NDArray[np.int32], *names: npt.NDArray[Any]) -> Keys:
+    """A place on the circle (of circumference 2^64) for each thing, that it keeps when later ones join.
+
+    Things are numbered by when they were first seen, then by the names; number i lies i steps of
+    √3 from 0. However many there are, their distances are of three sizes at most, the widest a
+    small multiple of the narrowest (three-gap theorem): nobody hides close behind another.
+    """
+    order = np.lexsort((*reversed(names), first_seen))
+    positions = np.empty(len(order), dtype=np.uint64)
+    positions[order] = np.arange(len(order), dtype=np.uint64) * np.uint64(ROOT_THREE)
+    return positions
+
+
 def clockwise(positions: Keys, draw: int, step: int = GOLDEN) -> Keys:
-    """How far each position on the circle (of circumference 2^64) lies ahead of where this draw begins.
+    """How far each position on the circle lies ahead of where this draw begins.
 
     Draw d begins d steps from 0; by default, d/φ of the way round. Of any n consecutive draws the
-    widest stretch in which none begins is then below 1.9/n of the circle (three-gap theorem),
-    whatever number the first one has.
+    widest stretch in which none begins is then below 1.9/n of the circle, whatever number the
+    first one has. So if each takes the first q of B things clockwise from its beginning, everything is
+    taken within about 2B/q draws, also while more things join.
     """
     ahead: Keys = positions - np.uint64(draw * step & _MASK)
     return ahead

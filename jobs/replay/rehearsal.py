@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.replay.allocation import Counts, largest_remainders, minimums
-from jobs.replay.buckets import Buckets, lowest
-from jobs.replay.hashing import ROOT_TWO, Keys, clockwise, hash_column, mix, stream
-from jobs.replay.table import ChunkTable, Rows, code_of
+from jobs.replay.buckets import Buckets, first_windows, lowest
+from jobs.replay.hashing import ROOT_TWO, Keys, clockwise, hash_column, mix, places, stream
+from jobs.replay.table import ChunkTable, Codes, Rows, code_of
 
 
 def eligible(table: ChunkTable, window_idx: int, active_windows: int) -> Rows:
@@ -25,26 +25,27 @@ class Strata:
 
     buckets: Buckets
     length_bucket: npt.NDArray[np.int16]
+    window_idx: Codes
     keys: Keys
     """Hash of each chunk id."""
 
     @classmethod
     def of(cls, old: ChunkTable, seed: int) -> Strata:
         """Those of a table."""
-        return cls(Buckets.of(old, seed), old.length_bucket, hash_column(old.chunk_ids))
+        return cls(Buckets.of(old, seed), old.length_bucket, old.window_idx, hash_column(old.chunk_ids))
 
     def among(self, rows: Rows) -> Strata:
-        """Those of some of the rows."""
-        return Strata(self.buckets.among(rows), self.length_bucket[rows], self.keys[rows])
+        """As if the table had these rows alone."""
+        windows = self.window_idx[rows]
+        return Strata(self.buckets.among(rows, windows), self.length_bucket[rows], windows, self.keys[rows])
 
     def choose(self, *, window_idx: int, seed: int, max_samples: int | None, max_per_stratum: int | None) -> Rows:
         """The rows of the manifest, ascending: at most `max_samples`, and of a stratum at most `max_per_stratum`.
 
         Each stratum gives one chunk at least; the rest goes in proportion to their sizes by largest
-        remainders. Where the strata outnumber the cap, they take turns from window to window,
-        round a circle on which the strata of one bucket lie side by side. It is not the sampler's
-        circle, nor its step: else the one's turns would always meet the same part of the other's.
-        Inside a stratum a hash of seed, window and chunk id chooses.
+        remainders. Where the strata outnumber the cap, they take turns from window to window as
+        the sampler's buckets do, but by another step: else the one's turns would always meet the
+        same part of the other's. Inside a stratum a hash of seed, window and chunk id chooses.
         """
         width = int(self.length_bucket.max(initial=0)) + 1
         codes, of_row, sizes = np.unique(
@@ -52,11 +53,10 @@ class Strata:
         )
         capacities: Counts = sizes if max_per_stratum is None else np.minimum(sizes, max_per_stratum)
         quota = int(capacities.sum()) if max_samples is None else min(max_samples, int(capacities.sum()))
-        circle = mix(self.buckets.position, stream(seed, "rehearse"))
-        order = np.lexsort((codes, clockwise(circle, window_idx, ROOT_TWO)[codes // width]))
-        ahead = np.empty(len(codes), dtype=np.uint64)
-        ahead[order] = np.arange(len(codes), dtype=np.uint64)
-        given = minimums(capacities, 1, quota, order)
+        bucket, length = np.divmod(codes, width)
+        position = places(first_windows(of_row, len(codes), self.window_idx), self.buckets.keys[bucket], length)
+        ahead = clockwise(position, window_idx, ROOT_TWO)
+        given = minimums(capacities, 1, quota, np.argsort(ahead, kind="stable"))
         rest = np.array([quota - int(given.sum())])
         group = np.zeros(len(codes), dtype=np.int64)
         shares = given + largest_remainders(rest, group, sizes, capacities - given, ahead)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from jobs.replay.sampler import EpochPlan
 
 _PRINTED_ROWS = 20
+_BLOCK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,40 @@ class Stratum:
     """In all epochs together."""
     share: float
     """Of all those drawn."""
+
+
+class Strata:
+    """The (sender, thread) buckets of a manifest, by sender, then by drawn chunks, most first; made one by one."""
+
+    def __init__(self, table: ChunkTable, buckets: Buckets, drawn: Counts) -> None:
+        self._table = table
+        self._buckets = buckets
+        self._drawn = drawn
+        sender_rank = np.argsort(np.argsort(table.senders.to_pylist(), kind="stable"))
+        self._order = np.lexsort((buckets.keys, -drawn, sender_rank[buckets.sender]))
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Stratum]:
+        for start in range(0, len(self), _BLOCK_ROWS):
+            yield from self._take(self._order[start : start + _BLOCK_ROWS])
+
+    def most_drawn(self, count: int) -> list[Stratum]:
+        """The first few by drawn chunks."""
+        return list(self._take(self._order[np.argsort(-self._drawn[self._order], kind="stable")[:count]]))
+
+    def _take(self, which: Counts) -> Iterator[Stratum]:
+        buckets = self._buckets
+        drawn = self._drawn[which]
+        return map(
+            Stratum,
+            self._table.senders.take(pa.array(buckets.sender[which])).to_pylist(),
+            self._table.thread_ids.take(pa.array(buckets.thread[which])).to_pylist(),
+            buckets.sizes[which].tolist(),
+            drawn.tolist(),
+            shares_of(drawn, int(self._drawn.sum())),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +126,7 @@ class Report:
     """Different old chunks among those drawn."""
     senders: list[SenderRow]
     """By new and drawn chunks, most first; then by name."""
-    strata: list[Stratum]
-    """By sender, then drawn chunks, most first."""
+    strata: Strata
     coverage: Coverage | None = None
     """None where there is no log to tell it from."""
 
@@ -150,12 +184,12 @@ class Report:
             yield f"{row.new:>9} {row.available:>9} {row.drawn:>9} {row.share:>7.1%}  {row.sender or '(unknown)'}"
         if (more := len(self.senders) - _PRINTED_ROWS) > 0:
             yield f"{'':>9} {'':>9} {'':>9} {'':>7}  and {more} more"
-        if not self.strata:
+        if not len(self.strata):
             return
         yield ""
         yield "strata, those most rehearsed"
         yield f"{'old':>9} {'rehearsed':>9} {'share':>7}  thread, sender"
-        for stratum in sorted(self.strata, key=lambda s: -s.drawn)[:_PRINTED_ROWS]:
+        for stratum in self.strata.most_drawn(_PRINTED_ROWS):
             yield (
                 f"{stratum.available:>9} {stratum.drawn:>9} {stratum.share:>7.1%}  "
                 f"{stratum.thread_id or '(unknown)'}, {stratum.sender or '(unknown)'}"
@@ -209,7 +243,7 @@ class Tally:
             available=len(self._table) - self._num_new,
             rehearsed=int(self._seen[self._num_new :].sum()),
             senders=self._senders(),
-            strata=self._strata(),
+            strata=Strata(self._table, self._buckets, self._drawn),
         )
 
     def _senders(self) -> list[SenderRow]:
@@ -218,21 +252,15 @@ class Tally:
         new = np.bincount(self._table.sender[: self._num_new], minlength=len(names))
         old = sums_by(buckets.sender, buckets.sizes, len(names))
         drawn = sums_by(buckets.sender, self._drawn, len(names))
-        rows = map(SenderRow, names, new.tolist(), old.tolist(), drawn.tolist(), self._shares(drawn))
+        rows = map(SenderRow, names, new.tolist(), old.tolist(), drawn.tolist(), shares_of(drawn, self._chunks[1]))
         present = [row for row in rows if row.new or row.available]
         return sorted(present, key=lambda row: (-row.new - row.drawn, row.sender))
 
-    def _strata(self) -> list[Stratum]:
-        buckets = self._buckets
-        senders = self._table.senders.take(pa.array(buckets.sender)).to_pylist()
-        threads = self._table.thread_ids.take(pa.array(buckets.thread)).to_pylist()
-        drawn = self._drawn
-        strata = map(Stratum, senders, threads, buckets.sizes.tolist(), drawn.tolist(), self._shares(drawn))
-        return sorted(strata, key=lambda s: (s.sender, -s.drawn, s.thread_id))
 
-    def _shares(self, drawn: Counts) -> list[float]:
-        shares: list[float] = (drawn / max(1, self._chunks[1])).round(6).tolist()
-        return shares
+def shares_of(parts: Counts, whole: int) -> list[float]:
+    """What part of the whole each is."""
+    shares: list[float] = (parts / max(1, whole)).round(6).tolist()
+    return shares
 
 
 def _share(part: int, whole: int) -> float:

@@ -45,8 +45,9 @@ class StratifiedReplaySampler:
       `max_samples` and what there is, rounded down.
     - Phase 1 gives every (sender, thread) bucket `min_per_bucket` chunks, or all it has. Where
       the quota is too small for that, the buckets take turns: the draws of all epochs of all
-      cycles are numbered (window_idx · num_epochs + epoch), and each goes on elsewhere on a
-      circle on which every bucket has its fixed place, so that none is left out for good.
+      cycles are numbered (window_idx · num_epochs + epoch), and each begins elsewhere on a
+      circle on which every bucket has its fixed place. In about twice as many draws as it takes
+      at best, each has had its turn (see `jobs.replay.hashing`).
     - Phase 2 shares out the rest among senders in proportion to their chunks, then among each
       sender's threads, by largest remainders.
     - Inside a bucket the chunks of a draw are chosen by a hash of seed, draw and chunk id.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 
@@ -61,13 +62,13 @@ def _write_report(out: BinaryIO, report: Report) -> None:
     for name, value in report.figures().items():
         out.write(orjson.dumps(name) + b": " + orjson.dumps(value) + b",\n")
     out.write(b'"senders": [')
-    _write_lines(out, [orjson.dumps(row) for row in report.senders])
+    _write_lines(out, report.senders)
     out.write(b'],\n"strata": [')
-    _write_lines(out, [orjson.dumps(row) for row in report.strata])
+    _write_lines(out, report.strata)
     out.write(b"]\n}\n")
 
 
-def _write_lines(out: BinaryIO, lines: list[bytes]) -> None:
-    for number, line in enumerate(lines):
-        out.write((b",\n" if number else b"\n") + line)
+def _write_lines(out: BinaryIO, values: Iterable[Any]) -> None:
+    for number, value in enumerate(values):
+        out.write((b",\n" if number else b"\n") + orjson.dumps(value))
     out.write(b"\n")

@@ -215,53 +215,50 @@ def code_of(split: Split) -> int:
 
 def _columns(block: list[tuple[str, Fields]], where: str) -> tuple[Any, ...]:
     fields = [item for _, item in block]
+    splits = [item.get("split") for item in fields]
+    try:
+        codes = np.fromiter(map(_SPLIT_CODES.__getitem__, splits), dtype=np.int8, count=len(splits))
+    except (KeyError, TypeError) as error:
+        raise _wrong(block, "split", splits, lambda split: split in (*SPLITS, None, ""), where) from error
     return (
         pa.array([name for name, _ in block], type=pa.large_string()),
-        _encoded(block, "thread_id", where),
-        _converted(block, [item.get("split") for item in fields], _split, np.int8, where),
-        _converted(block, [item.get("window_idx", UNKNOWN) for item in fields], _number, np.int32, where),
-        _encoded(block, "sender", where),
-        _converted(block, [_first(item, LENGTH_NAMES) for item in fields], _number, np.int32, where),
-        _converted(block, [item.get("length_bucket", UNKNOWN) for item in fields], _number, np.int16, where),
+        _names(block, "thread_id", where),
+        codes,
+        _numbers(block, "window_idx", [item.get("window_idx", UNKNOWN) for item in fields], np.int32, where),
+        _names(block, "sender", where),
+        _numbers(block, "num_tokens", [_first(item, LENGTH_NAMES) for item in fields], np.int32, where),
+        _numbers(block, "length_bucket", [item.get("length_bucket", UNKNOWN) for item in fields], np.int16, where),
     )
 
 
-def _encoded(block: list[tuple[str, Fields]], field: str, where: str) -> Any:
+def _names(block: list[tuple[str, Fields]], field: str, where: str) -> Any:
     values = [item.get(field) or "" for _, item in block]
-    for (name, _), value in zip(block, values, strict=True):
-        if not isinstance(value, str):
-            raise InputError(f"{field} of chunk {name} is not a string: {value!r}", where=where)
-    return pa.array(values, type=pa.large_string()).dictionary_encode()
-
-
-def _converted(
-    block: list[tuple[str, Fields]], values: list[Any], convert: Callable[[Any], int], dtype: Any, where: str
-) -> npt.NDArray[Any]:
     try:
-        return np.fromiter(map(convert, values), dtype=dtype, count=len(values))
+        return pa.array(values, type=pa.large_string()).dictionary_encode()
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise _wrong(block, field, values, lambda value: isinstance(value, str), where) from error
+
+
+def _numbers(
+    block: list[tuple[str, Fields]], field: str, values: list[Any], dtype: type[np.integer[Any]], where: str
+) -> npt.NDArray[Any]:
+    most = int(np.iinfo(dtype).max)
+    try:
+        column = np.array(values)
     except (ValueError, OverflowError):
-        pass
-    limit = np.iinfo(dtype).max
-    for (name, _), value in zip(block, values, strict=True):
-        try:
-            if convert(value) > limit:
-                raise ValueError(f"a number that is too large: {value}")
-        except ValueError as error:
-            raise InputError(f"chunk {name} has {error}", where=where) from error
-    raise AssertionError("unreachable: some value did not convert")
+        column = np.zeros(0, dtype=object)
+    is_plain = column.dtype == np.int64 and column.ndim == 1
+    if not values or (is_plain and column.min() >= UNKNOWN and column.max() <= most):
+        return column.astype(dtype)
+    raise _wrong(block, field, values, lambda value: type(value) is int and UNKNOWN <= value <= most, where)
 
 
-def _split(value: Any) -> int:
-    code = _SPLIT_CODES.get(value) if value is None or isinstance(value, str) else None
-    if code is None:
-        raise ValueError(f"an unknown split: {value!r}")
-    return code
-
-
-def _number(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < UNKNOWN:
-        raise ValueError(f"something else where a number should be: {value!r}")
-    return value
+def _wrong(
+    block: list[tuple[str, Fields]], field: str, values: list[Any], is_right: Callable[[Any], bool], where: str
+) -> InputError:
+    """The error that names the first chunk whose value is not right."""
+    name, value = next((name, value) for (name, _), value in zip(block, values, strict=True) if not is_right(value))
+    return InputError(f"chunk {name} has an impossible {field}: {value!r:.80}", where=where)
 
 
 def _first(fields: Fields, names: tuple[str, ...]) -> Any:
