@@ -74,7 +74,7 @@ def _chunk_text(chunk: Json) -> str:
         part = f", part {message['part'] + 1} of {message['num_parts']}" if message["num_parts"] > 1 else ""
         role = "context" if message["context"] else "target"
         rows.append((role, f"{message['message_id']} ({message['num_tokens']:,} tokens{part})"))
-    return _table(rows) + "\n\n" + chunk["text"]
+    return f"{_table(rows)}\n\n{chunk['text']}"
 
 
 def _trace_text(trace: Trace) -> str:

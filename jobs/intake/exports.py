@@ -40,7 +40,13 @@ def export_split(archive: Archive, split: Split, path: Path, shard_size: int | N
     number = 0
     while shard := list(islice(records, shard_size)):
         number += 1
-        write_json_array(path.with_name(f"{path.stem}-{number:05d}{path.suffix}"), shard)
+        write_json_array(_shard(path, number), shard)
+    while (stale := _shard(path, number := number + 1)).exists():  # of an export into smaller shards
+        stale.unlink()
+
+
+def _shard(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.stem}-{number:05d}{path.suffix}")
 
 
 def length_entries(archive: Archive) -> Iterator[tuple[str, Json]]:

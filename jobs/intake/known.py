@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.assignments.archive import Archive
 from jobs.assignments.digests import Bytes, pack
@@ -13,6 +13,9 @@ from jobs.contracts.records import SPLITS, Chunk, ChunkMessage, Link, Split, chu
 from jobs.intake.reading import read_data
 from jobs.mail.threading import UNKNOWN
 from jobs.mail.windows import Period
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class Known:

@@ -120,11 +120,10 @@ class Overlap:
         for window in placed.windows:
             for join in window.joins:
                 group = sorted(_join(groups, join.thread, join.other))
-                train = next((thread for thread in group if placed.split(thread) == "train"), None)
-                for thread in group if train is not None else ():
+                train = [placed.thread_id(thread) for thread in group if placed.split(thread) == "train"]
+                for thread in group if train else ():
                     if placed.split(thread) != "train":
-                        other = placed.thread_id(train)
-                        yield Exclusion("thread", placed.thread_id(thread), window.window_idx, "joined", other)
+                        yield Exclusion("thread", placed.thread_id(thread), window.window_idx, "joined", train[0])
 
     def _in_order(self, mails: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the new ones of these mails stand among them: by window, then in canonical order."""

@@ -9,9 +9,9 @@ import hashlib
 from array import array
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jobs.contracts.errors import ConfigError
 from jobs.contracts.records import SPLITS, Split
@@ -19,6 +19,9 @@ from jobs.intake.known import Known
 from jobs.intake.spool import Spool
 from jobs.mail.threading import UNKNOWN, Join, ThreadGraph
 from jobs.mail.windows import Period, period_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NEVER = np.iinfo(np.int32).max
 """Window of a node that is no mail of the archive: a ghost."""

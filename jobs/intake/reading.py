@@ -29,4 +29,4 @@ def read_data(
 def read_file(archive: Archive, file: DataFile) -> Iterator[Any]:
     """The records of one data file of compressed JSON lines."""
     with archive.open_data(file) as stream:
-        yield from map(orjson.loads, decompressed(io.BufferedReader(cast(io.RawIOBase, stream), _BUFFER_BYTES)))
+        yield from map(orjson.loads, decompressed(io.BufferedReader(cast("io.RawIOBase", stream), _BUFFER_BYTES)))

@@ -1,0 +1,168 @@
+"""Splitting plain files: what stands beside assignments.json, and files of the original's shape."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from splitting import mail, write
+
+from jobs.contracts.errors import ConfigError, InputError, MissingInputError
+from jobs.contracts.records import SPLITS
+from jobs.intake.placing import thread_id_of
+from jobs.stages.split import Config, split_files
+
+WEEK_1 = [mail("a@x", day="2024-01-02"), mail("b@x", day="2024-01-03", references=("a@x",)), mail("z@x", hour=8)]
+WEEK_2 = [mail("c@x", day="2024-01-10", references=("b@x",)), mail("d@x", day="2024-01-11")]
+
+
+def load(path: Path) -> Any:
+    return orjson.loads(path.read_bytes())
+
+
+def run(folder: Path, mails: list[dict[str, str]], **more: Any) -> dict[str, Any]:
+    source = write(folder / "messages.jsonl", mails)
+    return split_files(Config(workers=1, window_overlap=1), [source], folder / "assignments.json", **more)
+
+
+def test_what_stands_beside_the_assignments(tmp_path: Path) -> None:
+    run(tmp_path, WEEK_1)
+    run(tmp_path, WEEK_2)
+    assignments = load(tmp_path / "assignments.json")
+    thread = thread_id_of("a@x")
+    assert assignments[f"{thread}_window_1"]["window_idx"] == 1
+    assert {entry["split"] for entry in assignments.values() if entry["thread_id"] == thread} <= set(SPLITS)
+    chunks = load(tmp_path / "chunks.json")
+    lengths = load(tmp_path / "length_metadata.json")
+    assert [chunk["chunk_id"] for chunk in chunks] == list(assignments) == list(lengths)
+    for chunk in chunks:
+        length = lengths[chunk["chunk_id"]]
+        assert (length["num_tokens"], length["sender"]) == (chunk["num_tokens"], chunk["sender"])
+    records = {
+        record["message_id"]: (record, name) for name in SPLITS for record in load(tmp_path / f"splits/{name}.json")
+    }
+    assert set(records) == {"a@x", "b@x", "c@x", "d@x", "z@x"}
+    assert all(record["split"] == name for record, name in records.values())
+    assert load(tmp_path / "exclusions.json") == []
+
+
+def test_rows_are_only_added(tmp_path: Path) -> None:
+    run(tmp_path, WEEK_1)
+    before = load(tmp_path / "assignments.json")
+    run(tmp_path, WEEK_2)
+    after = load(tmp_path / "assignments.json")
+    assert list(after.items())[: len(before)] == list(before.items())
+    again = {path.name: path.read_bytes() for path in tmp_path.glob("*.json")}
+    run(tmp_path, WEEK_2)
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*.json")} == again
+
+
+def test_an_export_that_was_lost_comes_back(tmp_path: Path) -> None:
+    run(tmp_path, WEEK_1)
+    before = (tmp_path / "chunks.json").read_bytes()
+    (tmp_path / "chunks.json").unlink()
+    run(tmp_path, WEEK_1)
+    assert (tmp_path / "chunks.json").read_bytes() == before
+
+
+def test_named_files_and_shards(tmp_path: Path) -> None:
+    named = [tmp_path / f"{name}.json" for name in SPLITS]
+    run(tmp_path, [mail(f"{number}@x") for number in range(40)], named=named, shard_size=10)
+    shards = sorted(path.name for path in tmp_path.glob("train-*.json"))
+    assert shards == [f"train-{number:05d}.json" for number in range(1, len(shards) + 1)]
+    assert [len(load(tmp_path / name)) for name in shards[:-1]] == [10] * (len(shards) - 1)
+    assert not (tmp_path / "splits").exists()
+
+
+def test_shards_of_an_earlier_export_do_not_stay_behind(tmp_path: Path) -> None:
+    run(tmp_path, [mail(f"{number}@x") for number in range(40)], shard_size=4)
+    run(tmp_path, [], shard_size=20)
+    ids = [record["message_id"] for path in (tmp_path / "splits").glob("*-*.json") for record in load(path)]
+    assert sorted(ids) == sorted(f"{number}@x" for number in range(40))
+
+
+def original(folder: Path) -> None:
+    """Files as the original's splitter left them."""
+    assignments = {
+        "t1_window_0": {"split": "val", "thread_id": "t1", "window_idx": 3},
+        "t2_window_0": {"split": "train", "thread_id": "t2", "window_idx": 4},
+    }
+    (folder / "assignments.json").write_bytes(orjson.dumps(assignments))
+    chunks = [{"chunk_id": "t1_window_0", "message_ids": ["a@x"]}, {"chunk_id": "t2_window_0", "messages": ["z@x"]}]
+    (folder / "chunks.json").write_bytes(orjson.dumps(chunks))
+
+
+def test_assignments_of_the_original_are_taken_over(tmp_path: Path) -> None:
+    original(tmp_path)
+    result = run(tmp_path, [*WEEK_1, *WEEK_2])
+    assert result["num_new"] == 3  # b, c and d; a and z are in it
+    assignments = load(tmp_path / "assignments.json")
+    assert assignments["t1_window_0"] == {"split": "val", "thread_id": "t1", "window_idx": 3}
+    assert assignments["t1_window_1"] == {"split": "val", "thread_id": "t1", "window_idx": 5}
+    assert f"{thread_id_of('d@x')}_window_0" in assignments
+
+
+def test_assignments_whose_chunks_are_lost_are_taken_over_by_the_splits(tmp_path: Path) -> None:
+    original(tmp_path)
+    (tmp_path / "chunks.json").unlink()
+    (tmp_path / "splits").mkdir()
+    records = [{"message_id": "a@x", "thread_id": "t1"}, {"message_id": "z@x", "thread_id": "t2"}]
+    (tmp_path / "splits/train.json").write_bytes(orjson.dumps(records))
+    assert run(tmp_path, [*WEEK_1, *WEEK_2])["num_new"] == 3
+
+
+def test_our_own_export_is_taken_over_without_its_archive(tmp_path: Path) -> None:
+    run(tmp_path, WEEK_1)
+    before = load(tmp_path / "assignments.json")
+    shutil.rmtree(tmp_path / "assignments.archive")
+    assert run(tmp_path, [*WEEK_1, *WEEK_2])["num_new"] == 2
+    after = load(tmp_path / "assignments.json")
+    assert {name: after[name] for name in before} == before
+    assert f"{thread_id_of('a@x')}_window_1" in after
+
+
+def test_assignments_that_nothing_explains_are_refused(tmp_path: Path) -> None:
+    original(tmp_path)
+    (tmp_path / "chunks.json").unlink()
+    before = (tmp_path / "assignments.json").read_bytes()
+    with pytest.raises(ConfigError, match="nothing tells which mail"):
+        run(tmp_path, WEEK_1)
+    assert (tmp_path / "assignments.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[1]", "not a map"),
+        ('{"c": {"split": "train"}}', "'c' lacks"),
+        ("{", "not JSON"),
+        ('{"c": {"split": "dev", "thread_id": "t", "window_idx": 1}}', "the split 'dev'"),
+    ],
+)
+def test_assignments_of_no_known_shape_are_refused(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "assignments.json").write_text(text)
+    (tmp_path / "chunks.json").write_text('[{"chunk_id": "c", "messages": ["a@x"]}]')
+    with pytest.raises(InputError, match=words):
+        run(tmp_path, WEEK_1)
+
+
+def test_a_folder_of_parsed_mail(tmp_path: Path) -> None:
+    parsed = tmp_path / "parsed"
+    parsed.mkdir()
+    write(parsed / "1.jsonl", WEEK_1)
+    (parsed / "2.json").write_bytes(orjson.dumps(WEEK_2))
+    (parsed / "1.rejects.jsonl").write_text('{"reason": "no mail"}\n')
+    result = split_files(Config(workers=1), [parsed], tmp_path / "assignments.json")
+    assert result["num_new"] == 5
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(MissingInputError, match="no parsed mail"):
+        split_files(Config(workers=1), [tmp_path / "empty"], tmp_path / "assignments.json")
+
+
+def test_a_record_without_mail_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="without `email_message`"):
+        run(tmp_path, [{"message_id": "a@x"}])
+    assert not (tmp_path / "assignments.json").exists()
