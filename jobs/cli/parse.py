@@ -167,5 +167,7 @@ def _report(result: dict[str, Any], seconds: float, rejects: Path | None) -> Non
         click.echo(f"  {count:,} rejected: {reason}", err=True)
     if result["rejected"]:
         click.echo(f"  see {rejects}" if rejects else "  name a file with --rejects to have them listed", err=True)
+    for note in result.get("notes", ()):
+        click.echo(f"  note: {note}", err=True)
     for rule, count in result["filtered"].items():
         click.echo(f"  {count:,} left out: {rule}", err=True)

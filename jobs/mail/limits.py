@@ -32,7 +32,7 @@ class Limits:
     max_header_lines: int = MAX_HEADER_LINES
 
     def header_reason(self, header: bytes) -> str | None:
-        """Why a header is not taken; None where it is fine."""
+        """Why a mail with that header is not taken; None where it is fine."""
         if not header:
             return NO_HEADER
         if len(header) > self.max_header_bytes:

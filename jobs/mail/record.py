@@ -8,13 +8,16 @@ import re
 
 from jobs.contracts.records import SHORT_DIGEST_CHARS, MailRecord, Reject
 from jobs.mail.filters import NO_FILTERS, Filters
-from jobs.mail.headers import Headers, iso, message_id, parse_date, split_header
+from jobs.mail.headers import Headers, iso, parse_date, split_header
+from jobs.mail.headers import message_id as parse_message_id
 from jobs.mail.limits import EMPTY, Limits
 from jobs.mail.mbox import RawMail
 
-_PLAIN_ID = re.compile(rb"[ \t]*<([!#-;=?-~]+)>[ \t\r]*\n(?![ \t])")
-"""What the Message-ID of nearly every mail looks like."""
-_FIELD = b"\nmessage-id:"
+_FIRST_FIELD = re.compile(rb"(?!message-id:)[!-9;-~]++:", re.IGNORECASE)
+_ID_OR_END = re.compile(rb"\n(?:message-id:(?:[ \t]*+<([!#-;=?-~]++)>[ \t]*+\r?(?=\n[^ \t]))?+|\r?\n)", re.IGNORECASE)
+"""The first Message-ID, of the usual form or not; the header's end where there is none before it."""
+_LABELS = b"x-gmail-labels"
+_LABELS_AS_WRITTEN = b"X-Gmail-Labels:"
 
 
 def to_record(mail: RawMail, limits: Limits, filters: Filters = NO_FILTERS) -> MailRecord | Reject | str:
@@ -23,52 +26,69 @@ def to_record(mail: RawMail, limits: Limits, filters: Filters = NO_FILTERS) -> M
     Pure, and raises nothing on any bytes.
     """
     raw = mail.raw
-    header = split_header(raw)[0]
-    reason = limits.header_reason(header) if raw and not raw.isspace() else EMPTY
+    message_id = _usual_message_id(raw)
+    header: bytes | None = None
+    if message_id is None or mail.envelope_date is None or filters or _needs_a_look(raw, limits):
+        header = split_header(raw)[0]
     sha256 = hashlib.sha256(raw).hexdigest()
-    if reason is not None:
-        return Reject(mail.source, mail.offset, len(raw), sha256, reason)
-    labels = [*mail.labels, *_gmail_labels(header)]
-    if filters and (rule := filters.left_out_by(Headers(header), labels, mail.folder)) is not None:
-        return rule
+    labels = [*mail.labels]
+    envelope_date = mail.envelope_date
+    if header is not None:
+        reason = limits.header_reason(header) if raw and not raw.isspace() else EMPTY
+        if reason is not None:
+            return Reject(mail.source, mail.offset, len(raw), sha256, reason)
+        headers = Headers(header)
+        labels += _gmail_labels(headers)
+        rule = filters.left_out_by(headers, labels, mail.folder) if filters else None
+        if rule is not None:
+            return rule
+        envelope_date = envelope_date or _delivery_date(headers)
+        message_id = message_id or parse_message_id(headers.get(b"message-id"))
     try:
         text, encoding = raw.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:
         text, encoding = raw.decode("latin-1"), "latin-1"
     return MailRecord(
-        _message_id(header) or f"sha256:{sha256[:SHORT_DIGEST_CHARS]}",
+        message_id or f"sha256:{sha256[:SHORT_DIGEST_CHARS]}",
         text,
         encoding,
         sha256,
         mail.source,
         mail.offset,
-        mail.envelope_date or _delivery_date(header),
+        envelope_date,
         mail.folder,
         labels,
     )
 
 
-def _message_id(header: bytes) -> str | None:
-    lower = header.lower()
-    at = lower.find(_FIELD) if not lower.startswith(_FIELD[1:]) else -1
-    match = _PLAIN_ID.match(header, at + len(_FIELD)) if at >= 0 else None
-    return match[1].decode("ascii") if match is not None else message_id(Headers(header).get(b"message-id"))
+def _needs_a_look(raw: bytes, limits: Limits) -> bool:
+    """Whether a header may hold labels, or be over a limit: a line of it takes two bytes at least."""
+    return len(raw) > 2 * limits.max_header_lines or _LABELS_AS_WRITTEN in raw
 
 
-def _delivery_date(header: bytes) -> str | None:
+def _usual_message_id(raw: bytes) -> str | None:
+    """The Message-ID of a mail that begins with a field and has one of the usual form; None of any other.
+
+    Up to the first blank line `split_header` takes every Message-ID for one of the header's, so the two agree.
+    """
+    if _FIRST_FIELD.match(raw) is None:
+        return None
+    match = _ID_OR_END.search(raw)
+    return match[1].decode("ascii") if match is not None and match[1] is not None else None
+
+
+def _delivery_date(headers: Headers) -> str | None:
     """What the topmost Received field says: the mail's own way of telling when it was delivered."""
-    received = Headers(header).get(b"received")
+    received = headers.get(b"received")
     moment = parse_date(received.rpartition(b";")[2]) if received is not None and b";" in received else None
     return iso(moment) if moment is not None else None
 
 
-def _gmail_labels(header: bytes) -> list[str]:
+def _gmail_labels(headers: Headers) -> list[str]:
     """The labels that Gmail Takeout writes: separated by commas, quoted where they hold one."""
-    if b"X-Gmail-Labels:" not in header:
-        return []
-    text = Headers(header).text(b"x-gmail-labels")
+    text = headers.text(_LABELS)
     try:
         row = next(csv.reader([text], skipinitialspace=True), [])
-    except csv.Error:
+    except csv.Error:  # a field of more than 128 KiB
         row = text.split(",")
     return [label.strip() for label in row if label.strip()]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -21,31 +21,17 @@ from typing import BinaryIO, Protocol
 from jobs.contracts.errors import InputError, MissingInputError, UsageError
 from jobs.contracts.records import Reject
 from jobs.files import STANDARD, input_error, open_input
-from jobs.mail.cursors import Cursors
 from jobs.mail.folders import MailFile, readable, walk
 from jobs.mail.headers import Headers, split_header
-from jobs.mail.limits import DAMAGED, NOT_A_FILE, UNFINISHED, Limits
-from jobs.mail.mbox import MboxFormat, RawMail, read_mbox, read_single
+from jobs.mail.limits import DAMAGED, NOT_A_FILE, UNFINISHED
+from jobs.mail.mbox import RawMail, read_mbox, read_single
+from jobs.mail.read_options import ReadOptions
 
 SNIFFED_BYTES = 65_536
 _MAIL_FIELDS = (
     b"from", b"to", b"date", b"subject", b"message-id", b"received", b"return-path", b"delivered-to", b"sender",
     b"reply-to", b"cc", b"mime-version", b"content-type", b"references", b"in-reply-to",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """How sources are read."""
-
-    limits: Limits = field(default_factory=Limits)
-    mbox_format: MboxFormat = "auto"
-    cursors: Cursors = field(default_factory=dict)
-    """How far each IMAP folder was read before."""
-    imap_ca: str | None = None
-    """File with the certificates of a private CA."""
-    reached: Cursors = field(default_factory=dict)
-    """Filled while mail is read: how far each IMAP folder has been read now."""
 
 
 def looks_like_mail(head: bytes) -> bool:

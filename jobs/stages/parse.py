@@ -29,7 +29,8 @@ from jobs.mail.filters import Filters
 from jobs.mail.limits import EMPTY, MAX_HEADER_BYTES, MAX_HEADER_LINES, MAX_MESSAGE_BYTES, NO_MAILS, Limits
 from jobs.mail.mbox import MboxFormat, RawMail
 from jobs.mail.record import to_record
-from jobs.mail.sources import ReadOptions, parse_sources
+from jobs.mail.read_options import ReadOptions
+from jobs.mail.sources import parse_sources
 from jobs.progress import bar
 from jobs.stages import Inputs, Outputs
 
@@ -88,7 +89,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
         messages.end()
     if "cursor" in outputs:
         write_json(outputs["cursor"], dict(sorted((cursors | options.reached).items())))
-    return counts.result(len(sources))
+    return counts.result(len(sources)) | ({"notes": options.notes} if options.notes else {})
 
 
 def _cursors(inputs: Inputs) -> dict[str, Any]:

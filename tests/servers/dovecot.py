@@ -54,8 +54,8 @@ class Dovecot:
     def empty(self) -> None:
         """Remove all folders and all mail."""
         with contextlib.closing(_Session(self.client())) as session:
-            for _, _, name in session.client.list_folders():
-                if name != "INBOX":
+            for flags, _, name in session.client.list_folders():
+                if name != "INBOX" and b"\\Noselect" not in flags:
                     session.client.delete_folder(name)
             session.client.select_folder("INBOX")
             uids = session.client.search("ALL")
@@ -93,6 +93,7 @@ ssl = yes
 ssl_cert = <{root}/cert.pem
 ssl_key = <{root}/key.pem
 disable_plaintext_auth = no
+auth_failure_delay = 0 secs
 auth_mechanisms = plain xoauth2 oauthbearer
 default_internal_user = {internal}
 default_internal_group = {internal_group}
@@ -113,6 +114,9 @@ service imap-login {{
 }}
 service anvil {{
   chroot =
+  unix_listener anvil-auth-penalty {{
+    mode = 0
+  }}
 }}
 passdb {{
   driver = passwd-file

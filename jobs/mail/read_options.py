@@ -1,0 +1,25 @@
+"""How sources of mail are read, and what they tell beside their mails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from jobs.mail.cursors import Cursors
+from jobs.mail.limits import Limits
+from jobs.mail.mbox import MboxFormat
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """How sources are read."""
+
+    limits: Limits = field(default_factory=Limits)
+    mbox_format: MboxFormat = "auto"
+    cursors: Cursors = field(default_factory=dict)
+    """How far each IMAP folder was read before."""
+    imap_ca: str | None = None
+    """File with the certificates of a private CA."""
+    notes: list[str] = field(default_factory=list)
+    """Filled while mail is read: what a user should know, a line each."""
+    reached: Cursors = field(default_factory=dict)
+    """Filled while mail is read: how far each IMAP folder has been read now."""
