@@ -1,0 +1,110 @@
+"""One program run once: how long it took and how much memory it and its children held."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+_SAMPLE_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one run cost."""
+
+    seconds: float
+    """Wall clock of the whole process, or what it says on its last line: `{"seconds": 1.5}`."""
+    peak_bytes: int
+    """Most memory of the process and its children together, shared pages counted once."""
+
+
+def measure(command: list[str], cwd: Path, num_cpus: int | None = None) -> Measurement:
+    """Run a command on that many CPUs (all, where None). RuntimeError, with what it printed, where it fails."""
+    with _on_cpus(num_cpus):
+        begin = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    peak = _Peak(process.pid)
+    printed = process.communicate()[0]
+    seconds = time.perf_counter() - begin
+    peak_bytes = peak.stop()
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}:\n{printed[-2000:]}")
+    return Measurement(_own_timing(printed) or seconds, peak_bytes)
+
+
+def _own_timing(printed: str) -> float | None:
+    last = printed.rstrip().rpartition("\n")[2]
+    return float(json.loads(last)["seconds"]) if last.startswith('{"seconds"') else None
+
+
+@contextmanager
+def _on_cpus(num: int | None) -> Iterator[None]:
+    """Children that are started inside may use that many CPUs, the last ones."""
+    allowed = os.sched_getaffinity(0)
+    if num:
+        os.sched_setaffinity(0, sorted(allowed)[-num:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+class _Peak:
+    """Looks at the memory of a process and its children twenty times a second."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._peak = 0
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """The most bytes that were seen."""
+        self._stopped.set()
+        self._thread.join()
+        return self._peak
+
+    def _watch(self) -> None:
+        while True:
+            self._peak = max(self._peak, _high_water(self._pid), sum(map(_proportional_bytes, _family(self._pid))))
+            if self._stopped.wait(_SAMPLE_SECONDS):
+                return
+
+
+def _family(pid: int) -> Iterator[int]:
+    yield pid
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:  # it has ended
+        return
+    for child in children:
+        yield from _family(child)
+
+
+def _proportional_bytes(pid: int) -> int:
+    return _kib_field(Path(f"/proc/{pid}/smaps_rollup"), "Pss:")
+
+
+def _high_water(pid: int) -> int:
+    return _kib_field(Path(f"/proc/{pid}/status"), "VmHWM:")
+
+
+def _kib_field(path: Path, name: str) -> int:
+    try:
+        for line in path.read_text().splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    except (OSError, IndexError, ValueError):  # it has ended
+        pass
+    return 0

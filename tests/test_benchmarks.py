@@ -1,0 +1,86 @@
+"""The benchmarks' own arithmetic: time, memory, ratios, and sections that replace one another."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from components import require
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """The modules of benchmarks/ as they see each other."""
+    require(sys.platform == "linux", "benchmarks read /proc")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    names = ("measure", "report", "rows", "run")
+    yield {name: import_module(name) for name in names}
+    for name in names:
+        del sys.modules[name]
+
+
+def program(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
+
+
+def test_memory_of_children_counts_and_cpus_are_kept_to(benchmarks, tmp_path):
+    measure = benchmarks["measure"].measure
+    child = "import time; held = bytearray(80 << 20); time.sleep(0.6)"
+    alone = measure(program(child), tmp_path)
+    both = measure(
+        program(f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}]); {child}"), tmp_path
+    )
+    assert 80 << 20 < alone.peak_bytes < 120 << 20
+    assert alone.seconds > 0.6
+    assert both.peak_bytes > alone.peak_bytes
+    allowed = os.sched_getaffinity(0)
+    measure(program("import os; assert len(os.sched_getaffinity(0)) == 1"), tmp_path, num_cpus=1)
+    assert os.sched_getaffinity(0) == allowed
+
+
+def test_a_program_may_time_itself_and_a_failure_is_told(benchmarks, tmp_path):
+    measure = benchmarks["measure"].measure
+    assert measure(program("""print('working'); print('{"seconds": 0.25}')"""), tmp_path).seconds == 0.25
+    with pytest.raises(RuntimeError, match="no such luck"):
+        measure(program("raise SystemExit('no such luck')"), tmp_path)
+
+
+def test_a_row_is_measured_judged_and_written_in_place_of_the_older_one(benchmarks, tmp_path):
+    rows, run, report = benchmarks["rows"], benchmarks["run"], benchmarks["report"]
+
+    def sleeper(seconds: float) -> list[str]:
+        return program(f"""import time; time.sleep(0.3); print('{{"seconds": {seconds}}}')""")
+
+    def size(folder: Path) -> int:
+        return int((folder / "size").read_text())
+
+    row = rows.Row(
+        title="Sleeping",
+        unit="naps",
+        size=100,
+        prepare=lambda folder, num: (folder / "size").write_text(str(num)),
+        contestants=(
+            rows.Contestant("ours", lambda folder: sleeper(size(folder) / 1000)),
+            rows.Contestant("theirs", lambda folder: sleeper(size(folder) / 200), share=0.5, at_ten=False),
+        ),
+        goals=(rows.AtLeast(4, "theirs"), rows.AtLeast(6, "theirs"), rows.GrowsAtMost(1.5)),
+        turns=2,
+    )
+    (tmp_path / "scratch").mkdir()
+    outcomes = run.run_row(row, 2, tmp_path / "scratch")
+    assert {name: sorted(sizes) for name, sizes in outcomes.items()} == {"ours": [1, 10], "theirs": [1]}
+    assert outcomes["ours"][10].rate == pytest.approx(1000)
+    for where in ("the old machine", "the new machine"):
+        report.write_section(tmp_path / "results.md", "sleeping", row, outcomes, where)
+        report.write_section(tmp_path / "results.md", "another", row, outcomes, "elsewhere")
+    text = (tmp_path / "results.md").read_text()
+    assert text.count("## Sleeping") == 2
+    assert "the old machine" not in text
+    assert "| theirs (on 50% of it) | 200 | 5.0× |" in text
+    assert "- reached: 5.0× theirs, goal ≥ 4×" in text
+    assert "- **not reached**: 5.0× theirs, goal ≥ 6×" in text
+    assert "- reached: memory grows" in text
+    assert text.index("row another") < text.index("row sleeping")
