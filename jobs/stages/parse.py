@@ -28,8 +28,8 @@ from jobs.mail.cursors import read_cursors
 from jobs.mail.filters import Filters
 from jobs.mail.limits import EMPTY, MAX_HEADER_BYTES, MAX_HEADER_LINES, MAX_MESSAGE_BYTES, NO_MAILS, Limits
 from jobs.mail.mbox import MboxFormat, RawMail
-from jobs.mail.record import to_record
 from jobs.mail.read_options import ReadOptions
+from jobs.mail.record import to_record
 from jobs.mail.sources import parse_sources
 from jobs.progress import bar
 from jobs.stages import Inputs, Outputs

@@ -6,7 +6,7 @@ import hashlib
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -235,19 +235,16 @@ def _pass_on(source: socket.socket, target: socket.socket, limit: int | None) ->
     except OSError:
         pass
     for end in (source, target):
-        try:
+        with suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
         end.close()
 
 
 def test_a_server_gone_midway(dovecot: Dovecot) -> None:
     put(dovecot, "INBOX", *(mail(number, b"line\r\n" * 5000) for number in range(20)))
     options = ReadOptions(imap_ca=str(dovecot.ca))
-    with cut_after(dovecot.imaps_port, 200_000) as port:
-        with pytest.raises(TransientError, match="connection failed"):
-            list(ImapSource.parse(dovecot.url(port=port)).mails(options))
+    with cut_after(dovecot.imaps_port, 200_000) as port, pytest.raises(TransientError, match="connection failed"):
+        list(ImapSource.parse(dovecot.url(port=port)).mails(options))
     assert options.reached == {}
 
 

@@ -204,12 +204,10 @@ def _configure(root: Path) -> Dovecot:
 
 
 def _make_certificate(root: Path) -> None:
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-        + ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(root / "key.pem"), "-out", str(root / "cert.pem")],
-        check=True,
-        capture_output=True,
-    )
+    files = ["-keyout", str(root / "key.pem"), "-out", str(root / "cert.pem")]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *files]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def _free_ports(count: int) -> list[int]:
