@@ -50,8 +50,7 @@ def run_in_store(
     row = stages.stage(stage)
     archive = Archive.open(url, options)
     settings = _settings(config)
-    needed = list(_inputs_of(archive.store, row, cycle))
-    digests = {file.kind: file.sha256 for file in needed}
+    needed, digests = _inputs_of(archive.store, row, cycle)
     marker = read_marker(archive.store, stage, cycle)
     if marker is not None and marker["inputs"] == digests and not again:
         _require_same_settings(marker, settings, archive.store.url)
@@ -117,10 +116,14 @@ class _InputFile:
     stage: str
 
 
-def _inputs_of(store: Store, row: stages.Stage, cycle: str) -> Iterator[_InputFile]:
+def _inputs_of(store: Store, row: stages.Stage, cycle: str) -> tuple[list[_InputFile], dict[str, str]]:
+    """The files that a stage reads, and the digests by kind of all that it reads.
+
+    The log is no file of the cycle: what split said of it stands for it.
+    """
+    files: list[_InputFile] = []
+    digests: dict[str, str] = {}
     for kind in row.reads:
-        if kind == "assignments":
-            continue
         before = stages.writer(kind).name
         marker = read_marker(store, before, cycle)
         if marker is None:
@@ -130,8 +133,13 @@ def _inputs_of(store: Store, row: stages.Stage, cycle: str) -> Iterator[_InputFi
                 hint=f"run `refrain {before} --store {store.url} --cycle {cycle}` first",
             )
         entry = marker["outputs"].get(kind)
-        if entry is not None:  # a stage need not have written all it may write
-            yield _InputFile(kind, entry["key"], entry["sha256"], before)
+        if kind == "assignments":
+            said = orjson.dumps(marker["result"], option=orjson.OPT_SORT_KEYS)
+            digests[kind] = hashlib.sha256(said).hexdigest()
+        elif entry is not None:  # a stage need not have written all it may write
+            files.append(_InputFile(kind, entry["key"], entry["sha256"], before))
+            digests[kind] = entry["sha256"]
+    return files, digests
 
 
 def _bring(store: Store, file: _InputFile, scratch: Path) -> Path:

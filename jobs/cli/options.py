@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from jobs.contracts.records import Json
 from jobs.contracts.store import StoreOptions
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -41,6 +42,16 @@ cycle: Decorator = click.option(
     show_envvar=True,
     help="With --store: the cycle whose artifacts are read and written.",
 )
+again: Decorator = click.option(
+    "--again", is_flag=True, help="With --store: run the stage once more where it has finished."
+)
+
+
+def in_store(stage: str, config: Any, url: str, cycle: str, *, again: bool) -> Json:
+    """Run a stage of a cycle over a store; its result. See `jobs.runner.run_in_store`."""
+    from jobs.runner import run_in_store
+
+    return run_in_store(stage, config, url=url, cycle=cycle, options=store_options(), again=again)
 
 
 def store_options() -> StoreOptions:

@@ -81,6 +81,7 @@ class _Size(click.ParamType[int]):
 @options.workers
 @options.store
 @options.cycle
+@options.again
 def command(
     *,
     sources: tuple[str, ...],
@@ -97,6 +98,7 @@ def command(
     workers: int | None,
     store: str | None,
     cycle: str,
+    again: bool,
 ) -> None:
     """Read mail into records: one JSON object with the raw mail each.
 
@@ -138,9 +140,7 @@ def command(
         workers=workers,
     )
     if store:
-        from jobs.runner import run_in_store
-
-        result = run_in_store("parse", config, url=store, cycle=cycle, options=options.store_options())
+        result = options.in_store("parse", config, store, cycle, again=again)
         rejects = None
     else:
         rejects = rejects or default_rejects(output)

@@ -13,7 +13,6 @@ from jobs.cli.replay_options import (
     active_windows,
     chunks,
     files_or_store,
-    in_store,
     length_metadata,
     named,
     tell,
@@ -64,12 +63,14 @@ from jobs.contracts.records import SPLITS
 )
 @options.store
 @options.cycle
+@options.again
 @click.argument("more_shards", type=options.PATH, nargs=-1, metavar="")  # --current-window-shards a.json b.json
 def command(
     *,
     assignments: Path | None,
     store: str | None,
     cycle: str,
+    again: bool,
     current_window_shards: tuple[Path, ...],
     more_shards: tuple[Path, ...],
     output: Path,
@@ -92,7 +93,7 @@ def command(
     companions = {kind: flags.pop(name) for kind, name in COMPANIONS.items() if name in flags}
     config = Config(**flags)
     if files_or_store(store, assignments=assignments):
-        tell("rehearse", in_store("rehearse", config, store, cycle))
+        tell("rehearse", options.in_store("rehearse", config, store or "", cycle, again=again))
         return
     paths = named(assignments=assignments or Path("assignments.json"), **companions)
     paths["current_window_shards"] = [*current_window_shards, *more_shards]

@@ -8,9 +8,8 @@ from typing import Any
 
 import click
 
-from jobs.cli.options import PATH, Decorator, store_options
+from jobs.cli.options import PATH, Decorator
 from jobs.contracts.errors import UsageError
-from jobs.contracts.records import Json
 
 window_idx: Decorator = click.option(
     "--window-idx", type=click.IntRange(0), help="The window, W.  [default: the newest]"
@@ -48,13 +47,6 @@ COMPANIONS = {"chunks": "chunks", "lengths": "length_metadata", "exclusions": "e
 def named(**paths: Path | None) -> dict[str, list[Path]]:
     """A stage's input paths by kind, those that were named."""
     return {kind: [path] for kind, path in paths.items() if path is not None}
-
-
-def in_store(stage: str, config: Any, url: str | None, cycle: str) -> Json:
-    """Run a stage over a store; its result."""
-    from jobs.runner import run_in_store
-
-    return run_in_store(stage, config, url=url or "", cycle=cycle, options=store_options())
 
 
 def tell(stage: str, result: Mapping[str, Any]) -> None:

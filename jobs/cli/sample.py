@@ -13,7 +13,6 @@ from jobs.cli.replay_options import (
     active_windows,
     chunks,
     files_or_store,
-    in_store,
     length_metadata,
     named,
     tell,
@@ -64,6 +63,7 @@ from jobs.files import STANDARD
 )
 @options.store
 @options.cycle
+@options.again
 def command(
     *,
     manifest: Path | None,
@@ -71,6 +71,7 @@ def command(
     assignments: Path | None,
     store: str | None,
     cycle: str,
+    again: bool,
     output: Path,
     **flags: Any,
 ) -> None:
@@ -88,7 +89,7 @@ def command(
     companions = {kind: flags.pop(name) for kind, name in COMPANIONS.items() if name in flags}
     config = Config(**flags)
     if files_or_store(store, assignments=assignments, manifest=manifest):
-        tell("sample", in_store("sample", config, store, cycle))
+        tell("sample", options.in_store("sample", config, store or "", cycle, again=again))
         return
     if manifest is None or new_train is None:
         hint = "refrain sample old_shards_train.json new_train.json"

@@ -75,7 +75,7 @@ _STRIPPED = ("signatures", "footers", "disclaimers")
 @click.option(
     "--tokenizer",
     metavar="NAME",
-    help="The base model's tokenizer: a tokenizer.json, its folder, org/model@COMMIT, or whitespace.  [default: whitespace]",
+    help="Of the base model: a tokenizer.json, its folder, org/model@COMMIT, or whitespace.  [default: whitespace]",
 )
 @click.option(
     "--window-period",
@@ -99,6 +99,7 @@ _STRIPPED = ("signatures", "footers", "disclaimers")
 @options.workers
 @options.store
 @options.cycle
+@options.again
 def command(
     *,
     files: tuple[Path, ...],
@@ -109,6 +110,7 @@ def command(
     shard_size: int | None,
     store: str | None,
     cycle: str,
+    again: bool,
     **flags: Any,
 ) -> None:
     """Thread the mail and split it for ever.
@@ -128,17 +130,13 @@ def command(
     from jobs.mail.decode import TextOptions
     from jobs.stages.split import Config
 
-    text = (
-        TextOptions(**{f"strip_{name}": name not in keep for name in _STRIPPED}) if keep else None
-    )
+    text = TextOptions(**{f"strip_{name}": name not in keep for name in _STRIPPED}) if keep else None
     config = Config(text=text, **flags)
     begun = time.monotonic()
     if store:
-        from jobs.runner import run_in_store
-
         if files or inputs:
             raise UsageError("with --store the mail comes from the cycle's parse", hint="leave out the input files")
-        _tell(run_in_store("split", config, url=store, cycle=cycle, options=options.store_options()), begun)
+        _tell(options.in_store("split", config, store, cycle, again=again), begun)
         return
     from jobs.stages.split import split_files
 

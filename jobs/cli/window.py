@@ -12,7 +12,6 @@ from jobs.cli.replay_options import (
     COMPANIONS,
     chunks,
     files_or_store,
-    in_store,
     length_metadata,
     named,
     tell,
@@ -47,7 +46,10 @@ _KINDS = {"train": "new_train", "val": "val_set", "test": "test_set"}
 @click.option("-o", "--output", type=options.PATH, default=STANDARD, show_default=True, help="The list to write.")
 @options.store
 @options.cycle
-def command(*, assignments: Path | None, store: str | None, cycle: str, split: str, output: Path, **flags: Any) -> None:
+@options.again
+def command(
+    *, assignments: Path | None, store: str | None, cycle: str, again: bool, split: str, output: Path, **flags: Any
+) -> None:
     """List this window's new train chunks; or the val or test chunks up to it.
 
     The list is a JSON array of chunk_id, thread_id, split, window_idx, sender, num_tokens and
@@ -63,7 +65,7 @@ def command(*, assignments: Path | None, store: str | None, cycle: str, split: s
     companions = {kind: flags.pop(name) for kind, name in COMPANIONS.items() if name in flags}
     config = Config(**flags)
     if files_or_store(store, assignments=assignments):
-        tell("window", in_store("window", config, store, cycle))
+        tell("window", options.in_store("window", config, store or "", cycle, again=again))
         return
     paths = named(assignments=assignments or Path("assignments.json"), **companions)
     tell("window", run(config, Inputs(paths), Outputs({_KINDS[split]: output})))

@@ -1,0 +1,132 @@
+"""A stage of a cycle over a store: inputs brought, marker last, nothing done twice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from splitting import mail
+
+from jobs.assignments.archive import Archive
+from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, UsageError
+from jobs.contracts.store import Store
+from jobs.runner import read_marker, run_in_store
+from jobs.stages import parse, rehearse, sample, split, window
+
+CHAIN: list[tuple[str, Any]] = [
+    ("split", split.Config(window_period="week", workers=1)),
+    ("window", window.Config()),
+    ("rehearse", rehearse.Config()),
+    ("sample", sample.Config()),
+]
+
+
+def mbox(path: Path, *message_ids: str, week: int = 0) -> Path:
+    """A file of mails of some week of 2024."""
+    mails = [
+        mail(one, day=f"2024-01-{1 + 7 * week:02d}", body=f"Words of {one}.")["email_message"] for one in message_ids
+    ]
+    path.write_text("".join(f"From x Mon Jan  1 00:00:00 2024\n{one}\n" for one in mails))
+    return path
+
+
+def config(source: Path) -> parse.Config:
+    return parse.Config((str(source),), workers=1)
+
+
+def run_chain(url: str, cycle: str, source: Path) -> dict[str, dict[str, Any]]:
+    results = {"parse": run_in_store("parse", config(source), url=url, cycle=cycle)}
+    return results | {name: run_in_store(name, settings, url=url, cycle=cycle) for name, settings in CHAIN}
+
+
+def contents(store: Store) -> dict[str, bytes]:
+    return {key: store.get(key) for key in store.list()}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return (tmp_path / "archive").as_uri()
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    return Archive.open(url).store
+
+
+def test_two_cycles_from_mail_to_schedule(url: str, store: Store, tmp_path: Path) -> None:
+    first = run_chain(url, "w1", mbox(tmp_path / "1.mbox", *(f"{n}@x" for n in range(12))))
+    assert (first["split"]["window_idx"], first["split"]["num_new"]) == (0, 12)
+    second = run_chain(url, "w2", mbox(tmp_path / "2.mbox", *(f"{n}@y" for n in range(12)), week=1))
+    assert second["window"]["window_idx"] == second["sample"]["window_idx"] == 1
+    marker = read_marker(store, "sample", "w2")
+    assert marker is not None
+    assert set(marker["inputs"]) == {"assignments", "new_train", "manifest"}
+    assert store.exists(marker["outputs"]["schedule"]["key"])
+    assert second["rehearse"]["manifest_chunks"] == first["split"]["num_chunks"]["train"]
+
+
+def test_running_again_changes_nothing(url: str, store: Store, tmp_path: Path) -> None:
+    source = mbox(tmp_path / "1.mbox", "a@x", "b@x")
+    first = run_chain(url, "w1", source)
+    before = contents(store)
+    assert run_chain(url, "w1", source) == first
+    assert contents(store) == before
+
+
+def test_a_stage_that_lost_its_marker_writes_the_same_bytes(url: str, store: Store, tmp_path: Path) -> None:
+    source = mbox(tmp_path / "1.mbox", "a@x", "b@x")
+    run_chain(url, "w1", source)
+    before = contents(store)
+    for name in ("parse", "split", "window", "rehearse", "sample"):
+        store.delete(f"cycles/w1/{name}/_SUCCESS.json")
+        run_chain(url, "w1", source)
+        assert contents(store) == before, name
+
+
+def test_a_stage_runs_again_where_what_it_read_has_changed(url: str, store: Store, tmp_path: Path) -> None:
+    source = mbox(tmp_path / "1.mbox", "a@x")
+    run_chain(url, "w1", source)
+    mbox(source, "a@x", "b@x")
+    assert run_in_store("parse", config(source), url=url, cycle="w1")["kept"] == 1  # it has finished
+    assert run_in_store("parse", config(source), url=url, cycle="w1", again=True)["kept"] == 2
+    assert run_in_store("split", CHAIN[0][1], url=url, cycle="w1")["num_new"] == 2
+    before = read_marker(store, "window", "w1")
+    run_in_store("window", window.Config(), url=url, cycle="w1")
+    assert read_marker(store, "window", "w1") != before
+
+
+def test_a_stage_needs_those_before_it(url: str, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError, match="parse of cycle w1 has not finished"):
+        run_in_store("split", split.Config(), url=url, cycle="w1")
+    run_in_store("parse", config(mbox(tmp_path / "1.mbox", "a@x")), url=url, cycle="w1")
+    with pytest.raises(MissingInputError, match="split of cycle w1 has not finished"):
+        run_in_store("window", window.Config(), url=url, cycle="w1")
+    assert read_marker(store, "window", "w1") is None
+
+
+def test_other_settings_than_it_finished_with_are_refused(url: str, tmp_path: Path) -> None:
+    run_chain(url, "w1", mbox(tmp_path / "1.mbox", "a@x"))
+    with pytest.raises(ConfigError, match="epochs = 3, not 5"):
+        run_in_store("sample", sample.Config(epochs=5), url=url, cycle="w1")
+    assert run_in_store("sample", sample.Config(epochs=5), url=url, cycle="w1", again=True)["num_epochs"] == 5
+
+
+def test_an_artifact_that_was_changed_is_noticed(url: str, store: Store, tmp_path: Path) -> None:
+    run_chain(url, "w1", mbox(tmp_path / "1.mbox", "a@x"))
+    store.put("cycles/w1/window/new_train.json", b"[]")
+    with pytest.raises(IntegrityError, match=r"new_train\.json"):
+        run_in_store("sample", sample.Config(), url=url, cycle="w1", again=True)
+    assert read_marker(store, "sample", "w1") is None
+
+
+@pytest.mark.parametrize("cycle", ["", "../other", "a/b", "Big", "x" * 254])
+def test_a_cycle_s_name_is_checked(url: str, cycle: str) -> None:
+    with pytest.raises(UsageError, match="not a name for a cycle"):
+        run_in_store("window", window.Config(), url=url, cycle=cycle)
+
+
+def test_a_stage_that_fails_leaves_no_marker(url: str, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(MissingInputError):
+        run_in_store("parse", config(tmp_path / "none.mbox"), url=url, cycle="w1")
+    assert list(store.list("cycles/")) == []
