@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from jobs.mail.encoded_words import as_text, decode_words
+from jobs.mail.encoded_words import as_text, decode_words, one_line
 from jobs.mail.headers import Headers
 
 
@@ -36,7 +36,7 @@ def addresses(value: bytes | str | None) -> list[Address]:
         return []
     text = (as_text(value) if isinstance(value, bytes) else value)[:MAX_ADDRESS_CHARS]
     if (match := _PLAIN.fullmatch(text)) is not None:
-        return [Address(match[1].strip(), match[2].lower())]
+        return [Address(one_line(match[1]), one_line(match[2]).lower())]
     found: list[Address] = []
     builder = _AddressBuilder()
     for token in _TOKEN.finditer(text):
@@ -83,8 +83,8 @@ class _AddressBuilder:
         address = self.address
         if not address and "@" in words:
             address, words = words, ""
-        name = " ".join(decode_words(words.strip() or comment.strip()).split())
-        address = "".join(address.split()).lower()
+        name = one_line(decode_words(words.strip() or comment.strip()))
+        address = one_line(address).replace(" ", "").lower()
         return [Address(name, address)] if name or address else []
 
 

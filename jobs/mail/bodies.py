@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from jobs.mail.charsets import codec_name, decode_bytes
+from jobs.mail.encoded_words import one_line
 from jobs.mail.html import MAX_HTML_CHARS, declared_charset, html_to_text
 from jobs.mail.mime import ParameterValue, Part, parse_parameters, part_at, subparts, undo_transfer_encoding, unflow
 
 MAX_DEPTH = 16
 MAX_PARTS = 500
-MAX_TEXT_BYTES = 2 << 20
+MAX_NAME_CHARS = 200
+MAX_TEXT_BYTES = 1 << 20
 """Of one mail's text parts together, transfer encoding included."""
 
 
@@ -155,7 +157,7 @@ _STUB = re.compile(
     re.IGNORECASE,
 )
 _MAX_STUB_CHARS = 300
-_HTML_START = re.compile(rb"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+_HTML_START = re.compile(rb"\s*+(?:<\?xml[^>]{0,200}>\s*+)?<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 
 
 def _content_type(part: Part, default: str) -> ParameterValue:
@@ -191,7 +193,7 @@ def _named(part: Part, kind: ParameterValue, disposition: ParameterValue) -> lis
     name = disposition.parameters.get("filename") or kind.parameters.get("name") or ""
     if not name and kind.value == "message/rfc822":
         name = part_at(part.raw, part.start, part.end).headers.text(b"subject")
-    return [Attachment(" ".join(name.split())[:200], kind.value, _decoded_size(part))]
+    return [Attachment(one_line(name)[:MAX_NAME_CHARS], one_line(kind.value)[:MAX_NAME_CHARS], _decoded_size(part))]
 
 
 def _decoded_size(part: Part) -> int:
@@ -202,7 +204,7 @@ def _decoded_size(part: Part) -> int:
         blanks = sum(part.raw.count(blank, part.start, part.end) for blank in (b"\n", b"\r", b" ", b"\t"))
         tail = part.raw[max(part.start, part.end - 16) : part.end]
         return max(0, (size - blanks) * 3 // 4 - tail.count(b"="))
-    if encoding.startswith(b"quoted-printable") and size <= MAX_TEXT_BYTES:
+    if encoding.startswith(b"quoted-printable") and size <= 2 * MAX_TEXT_BYTES:
         return len(undo_transfer_encoding(part.raw[part.start : part.end], encoding))
     return size
 

@@ -37,6 +37,12 @@ _ALIASES = {
 _NOT_FOR_MAIL = frozenset({"idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"})
 """Python codecs that are no charsets; two of them take quadratic time."""
 
+_CANDIDATES = (
+    *("cp1252", "cp1251", "koi8_r", "cp1250", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp1258", "cp874"),
+    *("gb18030", "big5", "cp932", "euc_jp", "cp949"),
+)
+"""What mail without a declared charset is looked for in."""
+
 _SAMPLE_BYTES = 8192
 _MIN_NON_ASCII = 24
 """Fewer bytes than these tell nothing about a charset."""
@@ -94,6 +100,6 @@ def _detect(data: bytes) -> str:
     sample = data[start : start + _SAMPLE_BYTES]
     if len(_NON_ASCII.findall(sample)) < _MIN_NON_ASCII:
         return "cp1252"
-    best = from_bytes(sample).best()
+    best = from_bytes(sample, cp_isolation=list(_CANDIDATES)).best()
     codec = codec_name(best.encoding) if best is not None else None
     return codec if codec is not None and _strict(data, codec) is not None else "cp1252"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
+from unicodedata import category
 
 from jobs.mail.charsets import decode_bytes
 
@@ -47,6 +48,12 @@ def decode_words(value: bytes | str, charset: str | None = None) -> str:
         pending.append(_word_bytes(match[2], match[3]))
         name, end = word_charset, match.end()
     return "".join([*parts, _decoded(pending, name), as_text(data[end:], charset)])
+
+
+def one_line(text: str) -> str:
+    """Text without line breaks, control characters and half surrogates, each run of white space as one space."""
+    text = " ".join(text.split())
+    return text if text.isprintable() else "".join([c for c in text if category(c) not in ("Cc", "Cs")])
 
 
 def _decoded(words: list[bytes], charset: str) -> str:

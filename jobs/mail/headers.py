@@ -12,9 +12,8 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_tz
-from unicodedata import category
 
-from jobs.mail.encoded_words import as_text, decode_words
+from jobs.mail.encoded_words import as_text, decode_words, one_line
 
 MAX_HEADER_BYTES = 1 << 20
 """What stands behind the first MiB of a header is ignored."""
@@ -98,8 +97,7 @@ class Headers:
         The `charset` is that of the mail's body: what raw 8-bit text in its header is most likely in.
         """
         value = self.get(name)
-        text = "" if value is None else " ".join(decode_words(value, charset).split())
-        return text if text.isprintable() else "".join([c for c in text if category(c) not in ("Cc", "Cs")])
+        return "" if value is None else one_line(decode_words(value, charset))
 
     def __contains__(self, name: bytes) -> bool:
         return name in self._read()
@@ -135,7 +133,7 @@ def message_ids(value: bytes | str | None) -> list[str]:
     """
     if not value:
         return []
-    text = value.decode("utf-8" if not value.isascii() else "ascii", "replace") if isinstance(value, bytes) else value
+    text = _id_text(value) if isinstance(value, bytes) else value
     found = _ID.findall(text)
     if not found:
         found = text.replace(">", " ").replace(",", " ").split()
@@ -151,12 +149,20 @@ def message_id(value: bytes | str | None) -> str | None:
     ids = message_ids(value)
     if ids:
         return ids[0]
-    text = as_text(value) if isinstance(value, bytes) else value or ""
+    text = _id_text(value) if isinstance(value, bytes) else value or ""
     return _normal_id(text.strip("<> \t")) or None
 
 
+def _id_text(value: bytes) -> str:
+    """An id must not depend on guesses: UTF-8, else a character for each byte."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
 def _normal_id(item: str) -> str:
-    item = "".join(item.split()).replace("\0", "")
+    item = one_line(item).replace(" ", "")
     if '"' in item:
         local, at, domain = item.rpartition("@")
         if len(local) > 2 and local.startswith('"') and local.endswith('"'):

@@ -59,7 +59,7 @@ class _Reader:
         self._quotes: list[bool] = []
         self._lists: list[int] = []
         self._depth = 0
-        self._open: list[tuple[str, bool]] = []
+        self._only_space = False
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
         """An element begins."""
@@ -120,6 +120,7 @@ class _Reader:
         words = data.split()
         if not words:
             self._space = True
+            self._only_space = self._only_space or "\xa0" in data
             return
         if self._line and (self._space or data[0].isspace()):
             self._line.append(" ")
@@ -143,10 +144,10 @@ class _Reader:
             self._lists[-1] += 1
 
     def _break(self, *, keep_empty: bool = False) -> None:
-        if self._line or keep_empty:
+        if self._line or keep_empty or self._only_space:
             self._lines.append(self._prefix() + "".join(self._line))
             self._line.clear()
-        self._space = False
+        self._space = self._only_space = False
 
     def _blank(self) -> None:
         if self._lines and self._lines[-1].strip("> "):

@@ -35,6 +35,7 @@ _WHO_OR_WHEN = re.compile(r"\S@\S|\d{1,4}[./-]\d{1,2}[./-]\d{2,4}|\b\d{1,2}:\d\d
 _MARKED_RUN = re.compile(r"(?:>[^\n]*(?:\n|\Z))++")
 _LOWER_LEVEL = re.compile(r"^>(?!>>)", re.MULTILINE)
 _DIFF_COMMAND = re.compile(r"\d+(?:,\d+)?[acd]\d+(?:,\d+)?")
+_ELISION = re.compile(r"[\[<( ]{0,3}(?:\.{3,5}|snip(?:ped)?|cut)[\])> ]{0,3}", re.IGNORECASE)
 _SEPARATOR = re.compile(r"[\s*]*[_=-]{5,}[\s*]*")
 _PATCH_HEADER = re.compile(r"From [0-9a-f]{7,40} |-{1,2} ?>8")
 _COLONS = (":", "\N{FULLWIDTH COLON}")
@@ -104,9 +105,9 @@ def _line_above(text: str, position: int) -> int:
 
 def _attribution_start(text: str, position: int, floor: int) -> int:
     """Where the attribution of the quote at `position` begins; `position` itself where it has none."""
-    end = position
-    while end > floor and position - end < 3 and text[end - 1] == "\n":
-        end -= 1
+    end = _content_above(text, position, floor)
+    if end > floor and text[end - 1] in "].>)" and _ELISION.fullmatch(text, _line_above(text, end), end) is not None:
+        end = _content_above(text, _line_above(text, end), floor)
     if end <= floor or text[end - 1] not in _COLONS:
         return position
     start = _line_above(text, end)
@@ -114,6 +115,14 @@ def _attribution_start(text: str, position: int, floor: int) -> int:
     if start < floor or not (_WROTE.search(line) or _WHO_OR_WHEN.search(line)):
         return position
     return _opening(text, start, end, floor) if _OPENING.match(line) is None else start
+
+
+def _content_above(text: str, position: int, floor: int) -> int:
+    """The end of the line above `position`, over at most two blank lines."""
+    end = position
+    while end > floor and position - end < 3 and text[end - 1] == "\n":
+        end -= 1
+    return end
 
 
 def _opening(text: str, last: int, end: int, floor: int) -> int:

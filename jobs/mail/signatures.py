@@ -28,6 +28,7 @@ MAX_DISCLAIMER_CHARS = 4000
 _PATCH = re.compile(r"\n(?:diff --git |@@ -|\+\+\+ |Index: )")
 _MAX_SENT_FROM_CHARS = 80
 _FOOTER = re.compile(rf"\n[ \t]{{0,8}}(?:{'|'.join(LIST_FOOTERS)})", re.IGNORECASE)
+_GIT_VERSION = re.compile(r"--[ ]?\n\d{1,3}(?:\.[\w-]{1,20}){1,4}(?:\n|\Z)")
 _RULER = r"\n(?:[-_=*~#+]{2,}|-)[ \t]*"
 _RULED_FOOTER = re.compile(rf"{_RULER}\n(?:[^\n]{{0,80}}\n)?(?:{'|'.join(LIST_FOOTERS_BELOW_RULER)})", re.IGNORECASE)
 _RULER_ABOVE = re.compile(rf"{_RULER}\n{{0,2}}\Z")
@@ -37,9 +38,11 @@ _DISCLAIMER = re.compile(rf"\n[ \t*_]{{0,5}}(?:{'|'.join(DISCLAIMERS)})", re.IGN
 def signature_spans(text: str, quotes: list[Span]) -> list[Span]:
     """What follows a line `-- ` up to the next quote or the end, and "Sent from my …" lines there.
 
-    A line `--` without its space counts where no more than a few lines follow it.
+    A line `--` without its space counts where no more than a few lines follow it, one at the very
+    beginning does not count. What follows a patch and git's version stays.
     """
     spans: list[Span] = []
+    quote_starts = [start for start, _ in quotes]
     padded = "\n" + text  # offsets in it are those of the line break before
     position = 0
     while (start := padded.find("\n--", position)) >= 0:
@@ -47,11 +50,18 @@ def signature_spans(text: str, quotes: list[Span]) -> list[Span]:
         exact = padded.startswith(" \n", position)
         if not exact and not padded.startswith("\n", position):
             continue
-        end = _next_quote(quotes, start, len(text))
+        index = bisect_right(quote_starts, start)
+        end = quote_starts[index] if index < len(quotes) else len(text)
         limit = MAX_SIGNATURE_CHARS if exact else MAX_BARE_SIGNATURE_CHARS
-        if end - start <= limit and _PATCH.search(text, start, end) is None and not _within(quotes, start):
-            spans.append((start, end))
-            position = max(position, end)
+        version = _GIT_VERSION.match(text, start)
+        if version is not None:
+            end = min(end, version.end())
+        blank = not text[:start].strip() if start < MAX_SIGNATURE_CHARS else False
+        quoted = index > 0 and start < quotes[index - 1][1]
+        if blank or quoted or end - start > limit or _PATCH.search(text, start, end) is not None:
+            continue
+        spans.append((start, end))
+        position = max(position, end)
     return spans + _sent_from_spans(text, quotes, spans)
 
 
@@ -106,17 +116,6 @@ def _span_from(begin: int, tail: str, end: int) -> list[Span]:
     if not tail[:begin].strip():
         return []
     return [(end - len(tail) + begin + 1, end)]
-
-
-def _next_quote(quotes: list[Span], position: int, default: int) -> int:
-    """Where the first quote behind `position` begins."""
-    index = bisect_right(quotes, position, key=lambda span: span[0])
-    return quotes[index][0] if index < len(quotes) else default
-
-
-def _within(quotes: list[Span], position: int) -> bool:
-    index = bisect_right(quotes, position, key=lambda span: span[0]) - 1
-    return index >= 0 and position < quotes[index][1]
 
 
 _ARMOR = re.compile(
