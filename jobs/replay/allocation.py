@@ -13,7 +13,7 @@ from jobs.replay.hashing import Keys
 Counts = npt.NDArray[np.int64]
 
 
-def parse_ratio(value: str | float | Fraction) -> Fraction:
+def parse_ratio(value: str | float) -> Fraction:
     """Rehearsal per new chunk: `1:4` is one to four, a share of the total such as `0.2` or `20%` the same.
 
     UsageError for anything else: rehearsal without new, a share of 1 or more, negative numbers.
@@ -31,7 +31,7 @@ def parse_ratio(value: str | float | Fraction) -> Fraction:
     return parts[0] / parts[1]
 
 
-def parse_share(value: str | float | Fraction, name: str) -> Fraction:
+def parse_share(value: str | float, name: str) -> Fraction:
     """A share of the total, from 0 to under 1, exactly as it is written in decimals."""
     text = str(value).strip()
     share = _fraction(text)

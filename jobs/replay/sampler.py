@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
@@ -87,11 +86,11 @@ class StratifiedReplaySampler:
         old: Chunks,
         new: Chunks,
         *,
-        replay_ratio: str | float | Fraction = "1:4",
+        replay_ratio: str | float = "1:4",
         batch_size: int = 16,
         batch_tokens: int | None = None,
         min_per_bucket: int = 2,
-        max_share: str | float | Fraction = "0.2",
+        max_share: str | float = "0.2",
         max_samples: int | None = None,
         seed: int = 42,
         window_idx: int | None = None,

@@ -12,7 +12,7 @@ import numpy as np
 
 from jobs.contracts.errors import InputError, MissingInputError, UsageError
 from jobs.contracts.records import Exclusion, short_digest
-from jobs.files import read_records
+from jobs.files import STANDARD, read_records
 from jobs.replay.reading import Fields, read_chunks
 from jobs.replay.table import LENGTH_NAMES, UNKNOWN, ChunkTable, Rows
 
@@ -164,6 +164,8 @@ class FileSource:
                 raise MissingInputError("no such file or folder", where=str(named[0]))
             return named[0]
         for assignments in self._paths.get("assignments", []):
+            if assignments == STANDARD:
+                continue
             for name in _BESIDE[kind]:
                 for suffix in _SUFFIXES:
                     if (path := assignments.with_name(name + suffix)).exists():

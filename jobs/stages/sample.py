@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.files import atomic_output
+from jobs.replay.allocation import parse_ratio, parse_share
 from jobs.replay.checks import checked
 from jobs.replay.coverage import cover
 from jobs.replay.report import Report
@@ -40,6 +41,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     Raises InputError for a list that names a val or test chunk, one that the log does not hold, or,
     in the manifest, one of an active window.
     """
+    parse_ratio(config.replay_ratio)  # a bad one is told before the reading, not after
+    parse_share(config.max_share, "cap on the share")
     has_log = inputs.archive is not None or bool(inputs.paths.get("assignments"))
     source = open_source(inputs.paths, inputs.archive, inputs.cycle) if has_log else None
     notes = [] if source is None else source.notes
@@ -80,11 +83,12 @@ def _lists(config: Config, inputs: Inputs, source: ChunkSource | None) -> tuple[
     window_idx = config.window_idx
     if window_idx is None:
         window_idx = new.newest_window()
-    if window_idx == UNKNOWN:
-        window_idx = 0 if source is None else source.this_window()
-    first_active = window_idx - config.active_windows + 1
+    if window_idx == UNKNOWN and source is not None:
+        window_idx = source.this_window()
+    # Without a new chunk and without a log nothing tells which windows are active; nor is anything drawn.
+    first_active = None if window_idx == UNKNOWN else window_idx - config.active_windows + 1
     manifest = checked(ChunkTable.from_file(manifest_path).distinct(), manifest_path, log, first_active=first_active)
-    return manifest, new, window_idx
+    return manifest, new, max(0, window_idx)
 
 
 def _tell(report: Report, outputs: Outputs) -> None:

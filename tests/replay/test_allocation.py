@@ -61,7 +61,7 @@ def test_bad_share_names_what_it_is() -> None:
         (10**7, 10**8, "1:4", "0.2", None, 2_500_000),
     ],
 )
-def test_quota(num_new: int, available: int, ratio: str, cap: str, limit: int | None, quota: int) -> None:
+def test_quota(*, num_new: int, available: int, ratio: str, cap: str, limit: int | None, quota: int) -> None:
     assert replay_quota(num_new, available, parse_ratio(ratio), parse_share(cap, "cap"), limit) == quota
 
 
