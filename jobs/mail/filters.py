@@ -28,6 +28,7 @@ from jobs.mail.headers import Headers
 
 Kind = Literal["from", "to", "list", "header", "label", "folder", "subject"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_FIELD_NAME = re.compile(r"[!-9;-~]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +64,18 @@ class Rule:
 
 def parse_rule(text: str) -> Rule:
     """The rule that `KIND:PATTERN` writes; UsageError where it is none."""
-    kind, separator, pattern = text.partition(":")
-    kind, pattern = kind.strip().lower(), pattern.strip()
-    if not separator or not pattern or kind not in KINDS:
+    kind, _, value = (part.strip() for part in text.partition(":"))
+    kind = kind.lower()
+    header, pattern = "", value
+    if kind == "header":
+        header, _, pattern = (part.strip() for part in value.partition("="))
+        pattern = pattern or "*"
+    if kind not in KINDS or not value or (kind == "header" and not _FIELD_NAME.fullmatch(header)):
         raise UsageError(
             f"not a filter: {text!r}",
             hint=f"write KIND:PATTERN, as from:*@example.com; a KIND is one of {', '.join(KINDS)}",
         )
-    header = b""
-    if kind == "header":
-        name, _, pattern = pattern.partition("=")
-        header = name.strip().lower().encode()
-        pattern = pattern.strip() or "*"
-    return Rule(kind, re.compile(translate(pattern), re.IGNORECASE), f"{kind}:{text.partition(':')[2].strip()}", header)  # type: ignore[arg-type]
+    return Rule(kind, re.compile(translate(pattern), re.IGNORECASE), f"{kind}:{value}", header.lower().encode())
 
 
 def rule_text(form: str | Mapping[str, str]) -> str:
@@ -117,10 +117,13 @@ NO_FILTERS = Filters()
 NOT_INCLUDED = "matched no include"
 
 
+_NOT_AUTOMATIC = re.compile(r"\s*no\s*(?:[;(]|$)", re.IGNORECASE)
+
+
 def _header_values(headers: Headers, name: bytes) -> list[str]:
     values = [decode_words(value) for value in headers.get_all(name)]
     if name == b"auto-submitted":
-        return [value for value in values if value.partition(";")[0].strip().lower() != "no"]
+        return [value for value in values if not _NOT_AUTOMATIC.match(value)]
     return values
 
 

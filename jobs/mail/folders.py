@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from imapclient.imap_utf7 import decode as decode_utf7
-
 from jobs.files import input_error
 from jobs.mail.headers import iso
 
@@ -63,9 +61,15 @@ def _walk(folder: Path, label: str, above: frozenset[tuple[int, int]]) -> Iterat
         folders = [name for name in folders if name not in ("cur", "new", "tmp")]
     for name in folders:
         # In a Maildir, `.Lists.raid` is the folder raid in the folder Lists, spelt in modified UTF-7.
-        part = decode_utf7(os.fsencode(name[1:])).replace(".", "/") if is_maildir and name.startswith(".") else name
+        part = _subfolder(name) if is_maildir and name.startswith(".") else name
         below = _join(label, readable(part))
         yield from _walk(folder / name, below, above | {here})
+
+
+def _subfolder(name: str) -> str:
+    from imapclient.imap_utf7 import decode  # takes a while to import
+
+    return str(decode(os.fsencode(name[1:]))).replace(".", "/")
 
 
 def _listing(folder: Path) -> tuple[tuple[int, int], list[str], list[str]]:

@@ -34,6 +34,7 @@ from jobs.files import input_error
 from jobs.mail.headers import iso
 from jobs.mail.limits import TOO_LARGE
 from jobs.mail.mbox import BLOCK_BYTES, RawMail
+from jobs.mail.parts import Batch, batches
 from jobs.mail.read_options import ReadOptions
 
 BATCH_BYTES = 8 << 20
@@ -205,6 +206,10 @@ class ImapSource:
     def name(self) -> str:
         """See Source."""
         return f"{self.account}/{self.pattern}"
+
+    def parts(self, options: ReadOptions) -> Iterator[Batch]:
+        """See Source."""
+        return batches(self.mails(options))
 
     def mails(self, options: ReadOptions) -> Iterator[RawMail | Reject]:
         """The mails after each folder's cursor, by folder and UID; `options.reached` says how far that was."""

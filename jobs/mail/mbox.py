@@ -24,6 +24,8 @@ MboxFormat = Literal["auto", "mboxo", "mboxrd", "mboxcl", "mboxcl2"]
 MBOX_FORMATS: tuple[MboxFormat, ...] = get_args(MboxFormat)
 
 BLOCK_BYTES = 1 << 20
+CONTEXT_BYTES = 3
+"""What must be known of the bytes before a separator, to see whether a blank line precedes it."""
 
 
 class ByteStream(Protocol):
@@ -52,14 +54,35 @@ class RawMail(NamedTuple):
     labels: tuple[str, ...] = ()
 
 
-_NEWLINE, _RETURN, _GREATER_THAN = b"\n\r>"
+class Dialect(NamedTuple):
+    """How one mbox is to be read."""
+
+    escaped: bool
+    """`>From ` at the start of a line stands for `From `."""
+    counted: bool
+    """A Content-Length may say where a body ends."""
+    git_patches: bool
+    """git's patch line separates: in a file that begins with one, not in a mail that quotes one."""
+
+
 _DECLARES_MBOXRD = b"From mboxrd@z "
+"""Public-inbox begins each mail of an mboxrd so."""
+
+
+def dialect(mbox_format: MboxFormat, first: re.Match[bytes] | None) -> Dialect:
+    """The dialect of an mbox by the format that the user declared, and the FROM_LINE that it begins with."""
+    declares = mbox_format == "auto" and first is not None and first[0].startswith(_DECLARES_MBOXRD)
+    return Dialect(
+        escaped=declares or mbox_format == "mboxrd",
+        counted=not declares and mbox_format in ("auto", "mboxcl", "mboxcl2"),
+        git_patches=first is not None and is_git_patch(first),
+    )
+
+
+_NEWLINE, _RETURN, _GREATER_THAN = b"\n\r>"
 _ESCAPED = re.compile(rb"^>(>*From )", re.MULTILINE)
 _CONTENT_LENGTH = re.compile(rb"\n(?:content-length:[ \t]*(\d{1,12})[ \t]*(?=\r?\n)|\r?\n)", re.IGNORECASE)
 _BLANK_LINE = re.compile(rb"\n\r?\n")
-
-
-# ---- the stream
 
 
 class _Window:
@@ -70,18 +93,15 @@ class _Window:
 
     __slots__ = ("_stream", "base", "data", "ended")
 
-    def __init__(self, stream: ByteStream) -> None:
+    def __init__(self, stream: ByteStream, base: int) -> None:
         self._stream = stream
         self.data = b""
-        self.base = 0
+        self.base = base
         self.ended = False
 
     def grow(self, keep: int) -> int:
-        """Read on, and drop what lies before index `keep`; the index that `keep` has now.
-
-        The three bytes before it stay: they say whether a blank line precedes it.
-        """
-        dropped = max(keep - 3, 0)
+        """Read on, and drop what lies before index `keep` but for its context; the index that `keep` has now."""
+        dropped = max(keep - CONTEXT_BYTES, 0)
         kept = self.data[dropped:]
         # Doubling keeps the copies of a mail that grows and grows linear in its size.
         block = self._stream.read(max(BLOCK_BYTES, len(kept)))
@@ -93,79 +113,118 @@ class _Window:
         return keep - dropped
 
 
-_Boundary = tuple[int, int | None, str | None]
-"""Where a mail ends, where the next one begins (None: there is none), and the date of the separator between them."""
+class _Boundary(NamedTuple):
+    """What ends a mail, by index in the window."""
+
+    end: int
+    """Where the mail ends."""
+    separator: int
+    """Where the next separator begins; the end of the stream where there is none."""
+    start: int | None
+    """Where the next mail begins; None where there is none."""
+    date: str | None
+    """The date of the separator."""
 
 
-class _Splitter:
-    """Cuts one mbox into mails; iterate once."""
+class Splitter:
+    """Cuts one mbox into mails. Use one of `all` and `between`, once."""
 
-    def __init__(
-        self, stream: ByteStream, source: str, limits: Limits, *, mbox_format: MboxFormat, folder: str | None
-    ) -> None:
-        self._window = _Window(stream)
+    def __init__(self, stream: ByteStream, source: str, limits: Limits, folder: str | None = None) -> None:
+        self._stream = stream
+        self._window = _Window(stream, 0)
         self._source = source
         self._limits = limits
         self._folder = folder
+        self._dialect = dialect("auto", None)
         self._start = 0
         """Index in the window at which the present mail begins."""
-        self._escaped = mbox_format == "mboxrd"
         self._unescape = False
         """Whether something in the present mail may be escaped."""
-        self._counted = mbox_format in ("auto", "mboxcl", "mboxcl2")
-        """Whether a Content-Length may say where the body ends."""
-        self._declared = mbox_format != "auto"
-        self._git_patches = False
-        """Whether git's patch line separates: in a file that begins with one, not in a mail that quotes one."""
+        self.first: int | None = None
+        """With `between`: offset of the first separator; None where there is none."""
+        self.next = 0
+        """With `between`: offset of the separator behind the last mail, or of the stream's end."""
 
-    def __iter__(self) -> Iterator[RawMail | Reject]:
-        date, headed = self._begin()
-        while True:
-            boundary = self._boundary()
-            if boundary is None:
-                reject, boundary = self._pass_over()
-                yield reject if headed else replace(reject, reason=NOT_MAIL)
-            elif headed:
-                yield self._mail(boundary[0], date)
-            elif boundary[0] > self._start or boundary[1] is None:
-                yield self._reject(boundary[0], NOT_MAIL if boundary[0] > self._start else EMPTY)
-            _, start, date = boundary
-            if start is None:
-                return
-            self._start = start
-            self._unescape = False
-            headed = True
-
-    def _begin(self) -> tuple[str | None, bool]:
-        """Step over blank lines and the first separator: its date, and whether there was one.
-
-        The very first line may be a separator without a date.
-        """
+    def all(self, mbox_format: MboxFormat) -> Iterator[RawMail | Reject]:
+        """All mails; what stands before the first separator becomes a reject."""
         window = self._window
         window.grow(0)
         while not window.ended and not window.data.strip(b"\r\n"):
             window.grow(len(window.data))
         self._start = len(window.data) - len(window.data.lstrip(b"\r\n"))
+        # The very first line separates also where it has no date.
         line = FROM_LINE.match(window.data, self._start)
-        if line is None:
-            return None, False
-        self._start = line.end()
-        self._git_patches = is_git_patch(line)
-        if not self._declared:
-            self._escaped = line[0].startswith(_DECLARES_MBOXRD)
-            self._counted = not self._escaped
-        return separator_date(line), True
+        self._dialect = dialect(mbox_format, line)
+        if line is not None:
+            self._start = line.end()
+            yield from self._mails(separator_date(line), None)
+            return
+        boundary = self._boundary()
+        if boundary is not None:
+            reject = self._reject(boundary.end, NOT_MAIL)
+        else:
+            reject, boundary = self._pass_over()
+        yield replace(reject, reason=NOT_MAIL if reject.length else EMPTY)
+        if boundary.start is not None:
+            self._start = boundary.start
+            yield from self._mails(boundary.date, None)
+
+    def between(self, known: Dialect, begin: int, end: int, *, exact: bool) -> Iterator[RawMail | Reject]:
+        """The mails whose separators begin from one offset on and before another.
+
+        The stream stands CONTEXT_BYTES before `begin`, or at 0. `exact` says that a separator begins
+        at `begin`; else the first line from there on that looks like one is taken.
+        """
+        window = self._window
+        window.base = max(begin - CONTEXT_BYTES, 0)
+        self._dialect = known
+        self._start = window.grow(begin - window.base)
+        if exact:
+            line = FROM_LINE.match(window.data, self._start)
+            assert line is not None
+            found = _Boundary(0, self._start, line.end(), separator_date(line))
+        elif (sought := self._seek(end)) is not None:
+            found = sought
+        else:
+            return
+        self.first = window.base + found.separator
+        self._start = found.start or 0
+        yield from self._mails(found.date, end)
+
+    def _seek(self, end: int) -> _Boundary | None:
+        """The first separator that begins before an offset."""
+        window = self._window
+        while (found := self._next_separator(self._start)) is None:
+            if window.ended or window.base + len(window.data) >= end + MAX_SEPARATOR_BYTES:
+                return None
+            self._start = window.grow(max(len(window.data) - len(b"From"), self._start))
+        return found if window.base + found.separator < end else None
+
+    def _mails(self, date: str | None, end: int | None) -> Iterator[RawMail | Reject]:
+        while True:
+            boundary = self._boundary()
+            if boundary is not None:
+                yield self._mail(boundary.end, date)
+            else:
+                reject, boundary = self._pass_over()
+                yield reject
+            self.next = self._window.base + boundary.separator
+            if boundary.start is None or (end is not None and self.next >= end):
+                return
+            self._start = boundary.start
+            self._unescape = False
+            date = boundary.date
 
     def _boundary(self) -> _Boundary | None:
         """Of the present mail; None where that is larger than the limit."""
-        if self._counted and (counted := self._by_content_length()) is not None:
+        if self._dialect.counted and (counted := self._by_content_length()) is not None:
             return counted
         window = self._window
         search = self._start
         while (found := self._next_separator(search)) is None:
             num_bytes = len(window.data) - self._start
             if window.ended:
-                return self._start + _without_blank_line(window.data[self._start :]), None, None
+                return self._last_boundary()
             if num_bytes > self._limits.max_message_bytes:
                 return None
             self._start = window.grow(self._start)
@@ -177,14 +236,23 @@ class _Splitter:
         for line in FROM_LINE.finditer(data, search):
             at = line.start()
             if data[at - 1] == _GREATER_THAN:
-                self._unescape = self._escaped
+                self._unescape = self._dialect.escaped
             end = _before_blank_line(data, at)
-            if end is None or (is_git_patch(line) and not self._git_patches):
+            if end is None or (is_git_patch(line) and not self._dialect.git_patches):
                 continue
             date = separator_date(line)
             if date is not None:
-                return end, line.end(), date
+                return _Boundary(end, at, line.end(), date)
         return None
+
+    def _last_boundary(self) -> _Boundary:
+        """At the end of the stream, without the blank line that may stand there."""
+        data = self._window.data
+        for ending in (b"\n\n", b"\n\r\n"):
+            if data.endswith(ending, self._start):
+                return _Boundary(len(data) - len(ending) + 1, len(data), None, None)
+        empty = data[self._start :] in (b"\n", b"\r\n")
+        return _Boundary(self._start if empty else len(data), len(data), None, None)
 
     def _by_content_length(self) -> _Boundary | None:
         """The boundary that Content-Length names, where there is one; None where it names none."""
@@ -204,12 +272,12 @@ class _Splitter:
         behind = window.data[end : end + 4]
         separator = end + len(behind) - len(behind.lstrip(b"\r\n"))
         if separator == len(window.data):
-            return end, None, None
+            return _Boundary(end, separator, None, None)
         line = FROM_LINE.match(window.data, separator)
         if line is None or window.data[separator - 1] != _NEWLINE:
             return None
         date = separator_date(line)
-        return (end, line.end(), date) if date is not None else None
+        return _Boundary(end, separator, line.end(), date) if date is not None else None
 
     def _body_begin(self) -> int:
         """Index behind the blank line that ends the header; that of its start where there is none in reach."""
@@ -220,8 +288,8 @@ class _Splitter:
             if window.ended or num_bytes > self._limits.max_header_bytes:
                 return self._start
             self._start = window.grow(self._start)
-            search = self._start + max(num_bytes - 3, 0)
-        return match.end()
+            search = self._start + max(num_bytes - CONTEXT_BYTES, 0)
+        return match.end() if match.end() - self._start <= self._limits.max_header_bytes else self._start
 
     def _pass_over(self) -> tuple[Reject, _Boundary]:
         """Digest a mail that is too large as it goes by: its reject, and the boundary behind it."""
@@ -235,10 +303,9 @@ class _Splitter:
             digest.update(window.data[self._start : hashed])
             self._start = window.grow(hashed)
             found = self._next_separator(self._start + 4)
-        rest = window.data[self._start :]
-        boundary = found or (self._start + _without_blank_line(rest), None, None)
-        digest.update(window.data[self._start : boundary[0]])
-        num_bytes = window.base + boundary[0] - offset
+        boundary = found or self._last_boundary()
+        digest.update(window.data[self._start : boundary.end])
+        num_bytes = window.base + boundary.end - offset
         return Reject(self._source, offset, num_bytes, digest.hexdigest(), TOO_LARGE), boundary
 
     def _mail(self, end: int, date: str | None) -> RawMail | Reject:
@@ -264,14 +331,6 @@ def _before_blank_line(data: bytes, at: int) -> int | None:
     return at - 2 if data[at - 2] == _RETURN and data[at - 3] == _NEWLINE else None
 
 
-def _without_blank_line(data: bytes) -> int:
-    """Length of a mail without the blank line that may follow it."""
-    for ending in (b"\n\n", b"\n\r\n"):
-        if data.endswith(ending):
-            return len(data) - len(ending) + 1
-    return 0 if data in (b"\n", b"\r\n") else len(data)
-
-
 def read_mbox(
     stream: ByteStream,
     source: str,
@@ -288,7 +347,7 @@ def read_mbox(
     `auto`, and only where it lands on a separator or the end. `stream` is read to its end; the
     errors of reading pass through.
     """
-    return iter(_Splitter(stream, source, limits or Limits(), mbox_format=mbox_format, folder=folder))
+    return Splitter(stream, source, limits or Limits(), folder).all(mbox_format)
 
 
 def read_single(

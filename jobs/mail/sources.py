@@ -11,77 +11,20 @@ What a file is, its first bytes say. In a folder, what is no mail becomes a reje
 
 from __future__ import annotations
 
-import hashlib
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from gzip import BadGzipFile
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 
-from jobs.contracts.errors import InputError, MissingInputError, UsageError
-from jobs.contracts.records import Reject
+from jobs.contracts.errors import MissingInputError, UsageError
 from jobs.files import STANDARD, input_error, open_input
 from jobs.mail.folders import MailFile, readable, walk
-from jobs.mail.headers import Headers, split_header
-from jobs.mail.limits import DAMAGED, NOT_A_FILE, UNFINISHED
-from jobs.mail.mbox import RawMail, read_mbox, read_single
+from jobs.mail.mbox import MboxFormat, dialect
+from jobs.mail.parts import FILES_AT_ONCE, RANGE_BYTES, Batch, Files, MboxRange, Part, batches, read_stream
 from jobs.mail.read_options import ReadOptions
-
-SNIFFED_BYTES = 65_536
-_MAIL_FIELDS = (
-    b"from", b"to", b"date", b"subject", b"message-id", b"received", b"return-path", b"delivered-to", b"sender",
-    b"reply-to", b"cc", b"mime-version", b"content-type", b"references", b"in-reply-to",
-)  # fmt: skip
-
-
-def looks_like_mail(head: bytes) -> bool:
-    """Whether a file that begins so is a single mail: a header with at least one field that mails have."""
-    headers = Headers(split_header(head.lstrip(b"\r\n"))[0])
-    return any(field in headers for field in _MAIL_FIELDS)
-
-
-class _Sniffed:
-    """A stream whose first bytes have been looked at, and are read again."""
-
-    __slots__ = ("_stream", "_unread", "head")
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.head = self._unread = stream.read(SNIFFED_BYTES)
-
-    def read(self, size: int, /) -> bytes:
-        if not self._unread:
-            return self._stream.read(size)
-        taken, self._unread = self._unread[:size], self._unread[size:]
-        return taken + self._stream.read(size - len(taken)) if len(taken) < size else taken
-
-    def readline(self, size: int, /) -> bytes:
-        if not self._unread:
-            return self._stream.readline(size)
-        end = self._unread.find(b"\n", 0, size) + 1 or min(size, len(self._unread))
-        taken, self._unread = self._unread[:end], self._unread[end:]
-        if taken.endswith(b"\n") or len(taken) == size:
-            return taken
-        return taken + self._stream.readline(size - len(taken))
-
-
-def read_stream(stream: BinaryIO, file: MailFile, options: ReadOptions) -> Iterator[RawMail | Reject]:
-    """The mails of one (decompressed) stream: a single mail where it begins like one, else an mbox."""
-    sniffed = _Sniffed(stream)
-    if not sniffed.head.startswith(b"From ") and looks_like_mail(sniffed.head):
-        yield read_single(
-            sniffed,
-            file.name,
-            options.limits,
-            envelope_date=file.envelope_date,
-            folder=file.folder,
-            labels=file.labels,
-        )
-    else:
-        yield from read_mbox(sniffed, file.name, options.limits, mbox_format=options.mbox_format, folder=file.folder)
-
-
-# ---- sources
+from jobs.mail.separators import FROM_LINE, MAX_SEPARATOR_BYTES
 
 
 class Source(Protocol):
@@ -97,8 +40,8 @@ class Source(Protocol):
         """Whether no mail is a fine answer."""
         ...
 
-    def mails(self, options: ReadOptions) -> Iterator[RawMail | Reject]:
-        """Its mails in their order, and a reject for what is none."""
+    def parts(self, options: ReadOptions) -> Iterator[Part]:
+        """Its mails in their order, in parts; what they raise, reading raises."""
         ...
 
 
@@ -114,10 +57,32 @@ class FileSource:
         """See Source."""
         return readable(self.path.name)
 
-    def mails(self, options: ReadOptions) -> Iterator[RawMail | Reject]:
-        """See Source; InputError where the file cannot be read or its compressed data is damaged."""
+    def parts(self, options: ReadOptions) -> Iterator[Part]:
+        """See Source: ranges of a large mbox, else what is read here, and InputError where that cannot be."""
+        yield from _ranges(self.path, self.name, options.mbox_format) or self._batches(options)
+
+    def _batches(self, options: ReadOptions) -> Iterator[Batch]:
         with open_input(self.path) as stream:
-            yield from read_stream(stream, MailFile(self.path, self.name), options)
+            yield from batches(read_stream(stream, MailFile(self.path, self.name), options))
+
+
+def _ranges(path: Path, name: str, mbox_format: MboxFormat) -> list[MboxRange]:
+    """A large uncompressed mbox in ranges; none for any other file."""
+    if path == STANDARD:
+        return []
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size < 2 * RANGE_BYTES:
+            return []
+        with path.open("rb") as stream:
+            line = FROM_LINE.match(stream.readline(MAX_SEPARATOR_BYTES))
+    except OSError as error:
+        raise input_error(path, error) from error
+    if line is None:
+        return []
+    known = dialect(mbox_format, line)
+    begins = range(0, status.st_size, RANGE_BYTES)
+    return [MboxRange(path, name, known, at, min(at + RANGE_BYTES, status.st_size), exact=at == 0) for at in begins]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,34 +97,12 @@ class FolderSource:
         """See Source."""
         return readable(self.path.name)
 
-    def mails(self, options: ReadOptions) -> Iterator[RawMail | Reject]:
-        """See Source; InputError where something in it cannot be read. Damaged files become rejects."""
-        for file in walk(self.path):
-            if not file.regular:
-                yield Reject(file.name, 0, 0, hashlib.sha256(b"").hexdigest(), NOT_A_FILE)
-            elif file.unfinished:
-                yield _whole_file(file, UNFINISHED)
-            else:
-                yield from self._read(file, options)
-
-    def _read(self, file: MailFile, options: ReadOptions) -> Iterator[RawMail | Reject]:
-        try:
-            with open_input(file.path) as stream:
-                yield from read_stream(stream, file, options)
-        except InputError as error:
-            if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, BadGzipFile):
-                raise
-            yield _whole_file(file, DAMAGED)
-
-
-def _whole_file(file: MailFile, reason: str) -> Reject:
-    """The reject of a file as it stands on the disk."""
-    try:
-        with file.path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256")
-            return Reject(file.name, 0, stream.tell(), digest.hexdigest(), reason)
-    except OSError as error:
-        raise input_error(file.path, error) from error
+    def parts(self, options: ReadOptions) -> Iterator[Part]:
+        """See Source: a few hundred files each."""
+        del options
+        files = walk(self.path)
+        while some := tuple(islice(files, FILES_AT_ONCE)):
+            yield Files(some)
 
 
 def parse_sources(texts: Iterable[str]) -> list[Source]:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain, islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,16 +26,15 @@ from jobs.mail.cursors import read_cursors
 from jobs.mail.filters import Filters
 from jobs.mail.limits import EMPTY, MAX_HEADER_BYTES, MAX_HEADER_LINES, MAX_MESSAGE_BYTES, NO_MAILS, Limits
 from jobs.mail.mbox import MboxFormat, RawMail
+from jobs.mail.parts import MboxRange, Part, Span
 from jobs.mail.read_options import ReadOptions
 from jobs.mail.record import to_record
 from jobs.mail.sources import parse_sources
 from jobs.progress import bar
 from jobs.stages import Inputs, Outputs
 
-BATCH_BYTES = 1 << 20
-BATCH_MAILS = 1000
-MIN_BATCHES_TO_SHARE = 8
-"""Fewer are done before a process has started."""
+ALONE_BYTES = 32 << 20
+"""So much is read before other processes are started: they would not have been ready sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +67,17 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     options = ReadOptions(limits, config.mbox_format, cursors, config.imap_ca)
     filters = Filters.parse(config.include, config.exclude)
     sources = parse_sources(config.sources)
-    convert = partial(_convert, limits=limits, filters=filters)
     counts = _Counts()
     with ExitStack() as stack:
         # The rejects are opened first, so that a full disk is reported of the file that fills it.
         rejects = stack.enter_context(atomic_output(outputs["rejects"])) if "rejects" in outputs else None
         messages = _Records(stack.enter_context(atomic_output(outputs["messages"])), outputs["messages"])
         progress = stack.enter_context(bar("parse", unit=" mails"))
-        found = (mail for source in sources for mail in source.mails(options))
-        for done in _in_order(convert, _batches(found), config.workers or os.cpu_count() or 1):
-            messages.write(done.lines)
+        parts = (part for source in sources for part in source.parts(options))
+        for done in _converted(parts, _Convert(options, filters), config.workers or os.cpu_count() or 1):
+            messages.write(done.records)
             counts.add(done)
-            progress.update(len(done.lines))
+            progress.update(done.num_records)
             if rejects is not None:
                 rejects.writelines(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in done.rejects)
         if not counts.num_mails and not any(source.may_be_empty for source in sources):
@@ -109,60 +105,84 @@ def _no_mail(sources: Iterable[str], counts: _Counts) -> InputError:
     )
 
 
-# ---- from raw mails to lines
+# ---- from parts to records
 
 
 @dataclass(slots=True)
 class _Done:
-    """What became of one batch."""
+    """What became of one part."""
 
-    lines: list[bytes] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    """For each mail that a filter left out, the rule."""
+    records: bytes
+    """JSON, one a line."""
+    num_records: int
+    rejects: list[Reject]
+    left_out: Counter[str]
+    """By the filter's rule."""
+    span: Span | None
 
 
-def _convert(batch: list[RawMail | Reject], limits: Limits, filters: Filters) -> _Done:
-    done = _Done()
-    for mail in batch:
-        taken = to_record(mail, limits, filters) if isinstance(mail, RawMail) else mail
-        if isinstance(taken, MailRecord):
-            done.lines.append(orjson.dumps(taken))
-        elif isinstance(taken, Reject):
-            done.rejects.append(taken)
+class _Convert:
+    """Reads a part and makes records of it; in any process."""
+
+    def __init__(self, options: ReadOptions, filters: Filters) -> None:
+        self._options = options
+        self._filters = filters
+
+    def __call__(self, part: Part) -> _Done:
+        limits, filters = self._options.limits, self._filters
+        lines: list[bytes] = []
+        done = _Done(b"", 0, [], Counter(), None)
+        for mail in part.mails(self._options):
+            taken = to_record(mail, limits, filters) if isinstance(mail, RawMail) else mail
+            if isinstance(taken, MailRecord):
+                lines.append(orjson.dumps(taken))
+            elif isinstance(taken, Reject):
+                done.rejects.append(taken)
+            else:
+                done.left_out[taken] += 1
+        done.records, done.num_records = b"\n".join(lines), len(lines)
+        done.span = part.span if isinstance(part, MboxRange) else None
+        return done
+
+
+def _converted(parts: Iterable[Part], convert: _Convert, workers: int) -> Iterator[_Done]:
+    """What became of the parts, in their order. Ranges of an mbox that do not meet are read again."""
+    expected = 0
+    for part, done in _in_order(iter(parts), convert, workers):
+        if isinstance(part, MboxRange):
+            if part.exact:
+                taken = done
+            elif expected >= part.end:
+                continue  # all of it belongs to a mail that began before
+            else:
+                known = done.span is not None and done.span[0] == expected
+                taken = done if known else convert(replace(part, begin=expected, exact=True))
+            assert taken.span is not None
+            expected = taken.span[1]
+            yield taken
         else:
-            done.left_out.append(taken)
-    return done
+            yield done
 
 
-def _batches(mails: Iterable[RawMail | Reject]) -> Iterator[list[RawMail | Reject]]:
-    batch: list[RawMail | Reject] = []
+def _in_order(parts: Iterator[Part], convert: _Convert, workers: int) -> Iterator[tuple[Part, _Done]]:
+    """Each part with what became of it, in their order; a few of them under way at once where there are many."""
     num_bytes = 0
-    for mail in mails:
-        batch.append(mail)
-        num_bytes += len(mail.raw) if isinstance(mail, RawMail) else 0
-        if num_bytes >= BATCH_BYTES or len(batch) == BATCH_MAILS:
-            yield batch
-            batch, num_bytes = [], 0
-    yield batch
-
-
-def _in_order(
-    convert: Callable[[list[RawMail | Reject]], _Done], batches: Iterator[list[RawMail | Reject]], workers: int
-) -> Iterator[_Done]:
-    """The batches converted, in their order, with a few of them under way at once."""
-    first = list(islice(batches, MIN_BATCHES_TO_SHARE))
-    if workers == 1 or len(first) < MIN_BATCHES_TO_SHARE:
-        yield from map(convert, chain(first, batches))
+    for part in parts:
+        yield part, convert(part)
+        num_bytes += part.num_bytes
+        if workers > 1 and num_bytes > ALONE_BYTES:
+            break
+    else:
         return
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        pending: deque[Future[_Done]] = deque()
-        for batch in chain(first, batches):
-            pending.append(pool.submit(convert, batch))
+        pending: deque[tuple[Part, Future[_Done]]] = deque()
+        for part in parts:
+            pending.append((part, pool.submit(convert, part)))
             if len(pending) > 2 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+                oldest, future = pending.popleft()
+                yield oldest, future.result()
+        for part, future in pending:
+            yield part, future.result()
 
 
 # ---- results
@@ -178,13 +198,16 @@ class _Records:
         self._between = b",\n" if self._array else b"\n"
         self._empty = True
 
-    def write(self, lines: list[bytes]) -> None:
-        if lines:
+    def write(self, records: bytes) -> None:
+        """Write records, one a line. JSON holds no line break of its own, so those are between records."""
+        if records:
             start = (b"[\n" if self._array else b"") if self._empty else self._between
-            self._stream.write(start + self._between.join(lines))
+            self._stream.write(start)
+            self._stream.write(records.replace(b"\n", self._between) if self._array else records)
             self._empty = False
 
     def end(self) -> None:
+        """Write what closes the file."""
         ending = b"" if self._empty else b"\n"
         if self._array:
             ending = b"[]\n" if self._empty else b"\n]\n"
@@ -200,7 +223,7 @@ class _Counts:
         self.left_out: Counter[str] = Counter()
 
     def add(self, done: _Done) -> None:
-        self.kept += len(done.lines)
+        self.kept += done.num_records
         self.rejected.update(reject.reason for reject in done.rejects)
         self.left_out.update(done.left_out)
 
