@@ -161,7 +161,7 @@ def _texts(blocks: list[Block], options: TextOptions, *, forwarded: bool) -> tup
 def strip_text(text: str, options: TextOptions = TextOptions(), *, forwarded: bool = False) -> tuple[str, str]:
     """A text without signatures, footers and disclaimers as the options say, and the same without its quotes."""
     if options.strip_signatures:
-        text = without_armor(text)
+        text = collapse(without_armor(text))
     quotes = quote_spans(text, forwarded=forwarded)
     spans: list[Span] = []
     if options.strip_footers:
@@ -184,4 +184,4 @@ def _without(text: str, spans: list[Span]) -> str:
             pieces.append(text[position:start])
         position = max(position, end)
     pieces.append(text[position:])
-    return collapse("\n".join([piece.strip("\n") for piece in pieces if piece.strip("\n")]))
+    return collapse("\n\n".join([piece.strip("\n") for piece in pieces if piece.strip("\n")]))

@@ -134,6 +134,8 @@ class _Reader:
     def text(self) -> str:
         """All lines so far."""
         self._break()
+        while self._lines and not self._lines[-1].strip("> "):
+            self._lines.pop()
         return "\n".join(self._lines)
 
     def _item(self) -> None:

@@ -47,11 +47,9 @@ _NO_VALUE = ParameterValue("", {})
 def _parse_parameters(field: bytes) -> ParameterValue:
     text = as_text(field)
     match = _TYPE.match(text)
-    if match is None:
-        return ParameterValue("", {})
-    value = match[1] if match[2] is None else f"{match[1]}/{match[2]}"
+    value = "" if match is None else match[1] if match[2] is None else f"{match[1]}/{match[2]}"
     parameters: dict[str, str] = {}
-    for parameter in _PARAMETER.finditer(text, match.end()):
+    for parameter in _PARAMETER.finditer(text, match.end() if match is not None else 0):
         name, quoted, plain = parameter.groups()
         content = _QUOTED_PAIR.sub(r"\1", quoted) if quoted is not None else plain.strip()
         parameters.setdefault(name.lower(), content)

@@ -42,6 +42,7 @@ def signature_spans(text: str, quotes: list[Span]) -> list[Span]:
     beginning does not count. What follows a patch and git's version stays.
     """
     spans: list[Span] = []
+    first_hunk = text.find("\n@@ -")
     quote_starts = [start for start, _ in quotes]
     padded = "\n" + text  # offsets in it are those of the line break before
     position = 0
@@ -56,9 +57,11 @@ def signature_spans(text: str, quotes: list[Span]) -> list[Span]:
         version = _GIT_VERSION.match(text, start)
         if version is not None:
             end = min(end, version.end())
+        line_end = start + (4 if exact else 3)
+        in_patch = 0 <= first_hunk < start and text.startswith(("+", "-", " ", "@"), line_end)
         blank = not text[:start].strip() if start < MAX_SIGNATURE_CHARS else False
         quoted = index > 0 and start < quotes[index - 1][1]
-        if blank or quoted or end - start > limit or _PATCH.search(text, start, end) is not None:
+        if in_patch or blank or quoted or end - start > limit or _PATCH.search(text, start, end) is not None:
             continue
         spans.append((start, end))
         position = max(position, end)
