@@ -20,8 +20,9 @@ from jobs.contracts.store import Store
 Build = Callable[[Head], Draft | None]
 """Given the head, what to commit after it; None when the log has all of it already."""
 
-_MAX_RACES = 1000
-_LONGEST_PAUSE_SECONDS = 0.5
+_MAX_RACES = 500
+_FIRST_PAUSE_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 2.0
 
 
 class AssignmentsLog:
@@ -34,18 +35,17 @@ class AssignmentsLog:
         self._window_idx = 0
 
     def head(self) -> Head:
-        """The newest segment's number and digest, read from the store now.
+        """The newest segment's number and digest, read from the store now: one list and one read.
 
-        Raises IntegrityError where segments are missing, or where those that are new do not follow the
-        head that this log last saw.
+        Raises IntegrityError where segments are missing. Whether those in between are chained is for
+        `segments` to tell.
         """
         seqs = self._seqs(self._head.seq + 1)
-        first_look = self._head.seq < 0
-        for seq in seqs[-1:] if first_look else seqs:
-            segment = self.read(seq)
-            if not first_look:
-                self._following(segment, self._head)
-            self._saw(segment.head, segment.header)
+        if seqs:
+            newest = self.read(seqs[-1])
+            if len(seqs) == 1:
+                self._following(newest, self._head)
+            self._saw(newest.head, newest.header)
         return self._head
 
     def segments(self, after: Head | None = None, upto: int | None = None) -> Iterator[Segment]:
@@ -98,7 +98,7 @@ class AssignmentsLog:
                 self._saw(Head(header.seq, digest(data)), header)
                 return header
             # The randomness only spreads the writers in time; no result depends on it.
-            time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.01 * (race + 1))))  # noqa: S311
+            time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2 ** min(race, 10))))  # noqa: S311
         raise TransientError(
             f"other writers were first {_MAX_RACES} times in a row", where=self._store.url, hint="try again later"
         )
