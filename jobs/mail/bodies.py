@@ -17,10 +17,10 @@ import re
 from dataclasses import dataclass, field
 from itertools import islice
 
-from jobs.mail.charsets import codec_name, decode_bytes
 from jobs.mail.encoded_words import one_line
 from jobs.mail.html import MAX_HTML_CHARS, declared_charset, html_to_text
 from jobs.mail.mime import ParameterValue, Part, parse_parameters, part_at, subparts, undo_transfer_encoding, unflow
+from jobs.mail.plaintext import decode_text, plain, tidy
 
 MAX_DEPTH = 16
 MAX_PARTS = 500
@@ -106,8 +106,8 @@ class Bodies:
         types = [_content_type(child, "text/plain").value for child in children]
         plain: list[Block] = []
         for child, content_type in zip(children, types, strict=True):
-            if content_type == "text/plain" and not plain:
-                plain = self._read(child, depth + 1, "text/plain", with_text=True, first=True)
+            if content_type == "text/plain":
+                plain += self._read(child, depth + 1, "text/plain", with_text=True, first=True)
         enough = bool(plain) and not _is_stub(plain)
         for child, content_type in zip(reversed(children), reversed(types), strict=True):
             if content_type == "text/html" or content_type.startswith("multipart/"):
@@ -132,15 +132,13 @@ class Bodies:
         is_html = kind.value in _HTML_TYPES or (b"content-type" not in part.headers and _looks_like_html(data))
         if is_html and not charset:
             charset = declared_charset(data)
-        text, cleaned = clean_text(data, charset, self.flags)
+        text = decode_text(data, charset, self.flags)
         if is_html:
             if len(text) > MAX_HTML_CHARS:
                 self.flags.add("text-cut")
-            text = html_to_text(text)
+            text = plain(html_to_text(text))
         elif kind.parameters.get("format", "").lower() == "flowed":
             text = unflow(text, delete_space=kind.parameters.get("delsp", "").lower() == "yes")
-        if cleaned:
-            self.flags.add("control-characters")
         return tidy(text)
 
 
@@ -207,52 +205,3 @@ def _decoded_size(part: Part) -> int:
     if encoding.startswith(b"quoted-printable") and size <= 2 * MAX_TEXT_BYTES:
         return len(undo_transfer_encoding(part.raw[part.start : part.end], encoding))
     return size
-
-
-# ---- characters and lines
-
-_CONTROLS = bytes(set(range(32)) - set(b"\t\n\x0c")) + b"\x7f"
-_STATEFUL_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0d-\x1f\x7f]")
-_INVISIBLE = re.compile(r"[\x80-\x9f\xad\u200b\u2060\ufeff\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")
-_STATEFUL = ("utf-16", "utf-32", "iso2022", "hz")
-
-
-def clean_text(data: bytes, charset: str | None, flags: set[str]) -> tuple[str, bool]:
-    """Text with LF line ends and without control characters, and whether there were any of those.
-
-    No-break spaces become spaces; soft hyphens, zero-width spaces and byte order marks go.
-    """
-    codec = codec_name(charset) if charset else None
-    if codec is None and data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        codec = charset = "utf-16"
-    if b"\r" in data and not (codec or "").startswith(_STATEFUL[:2]):
-        data = data.replace(b"\r\r\n", b"\n").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    size = len(data)
-    if codec is None or not codec.startswith(_STATEFUL):
-        data = data.translate(None, _CONTROLS)
-        text, replaced = decode_bytes(data, charset)
-        cleaned = len(data) != size
-    else:
-        decoded, replaced = decode_bytes(data, charset)
-        text = _STATEFUL_CONTROLS.sub("", decoded.replace("\r\n", "\n"))
-        cleaned = len(text) != len(decoded.replace("\r\n", "\n"))
-    if replaced:
-        flags.add("charset-replaced")
-    if not text.isascii():
-        text = _INVISIBLE.sub("", text).replace("\xa0", " ").replace("\u2028", "\n").replace("\u2029", "\n")
-    return text.replace("\x0c", "\n") if "\x0c" in text else text, cleaned
-
-
-def tidy(text: str) -> str:
-    """Lines without trailing space (the signature separator `-- ` keeps its own), one blank line between paragraphs."""
-    if " \n" in text or "\t\n" in text:
-        text = "\n".join([line if line == "-- " else line.rstrip() for line in text.split("\n")])
-    return collapse(text.rstrip())
-
-
-def collapse(text: str) -> str:
-    """No blank lines at either end, at most one in a row elsewhere."""
-    text = text.strip("\n")
-    while "\n\n\n" in text:
-        text = text.replace("\n\n\n", "\n\n")
-    return text

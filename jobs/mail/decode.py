@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from jobs.contracts.records import SHORT_DIGEST_CHARS
 from jobs.mail.addresses import sender
-from jobs.mail.bodies import Block, Bodies, collapse
+from jobs.mail.bodies import Block, Bodies
 from jobs.mail.headers import MAX_HEADER_BYTES, Headers, iso, message_ids, parse_date
 from jobs.mail.languages import FORWARD_PREFIXES
 from jobs.mail.mime import Part, part_at
+from jobs.mail.plaintext import collapse
 from jobs.mail.quoting import Span, quote_spans
 from jobs.mail.signatures import disclaimer_spans, footer_spans, signature_spans, without_armor
 
