@@ -50,16 +50,23 @@ def open_input(path: Path) -> Iterator[BinaryIO]:
     Raises MissingInputError, and InputError for a file that cannot be read or is cut short.
     """
     try:
-        with _raw_input(path) as raw:
-            yield decompressed(raw)
-    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
-        raise InputError(
-            f"the compressed data is damaged or cut short ({error})", where=str(path), hint="fetch the file again"
-        ) from error
+        with _raw_input(path) as raw, decompressing(raw, str(path)) as stream:
+            yield stream
     except OSError as error:
         if error.filename not in (None, str(path), path):  # an error of somebody else's file
             raise
         raise input_error(path, error) from error
+
+
+@contextmanager
+def decompressing(raw: io.BufferedReader, where: str) -> Iterator[BinaryIO]:
+    """The contents of a stream, as `decompressed`; InputError where compressed data is damaged or cut short."""
+    try:
+        yield decompressed(raw)
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
+        raise InputError(
+            f"the compressed data is damaged or cut short ({error})", where=where, hint="fetch the file again"
+        ) from error
 
 
 def _raw_input(path: Path) -> io.BufferedReader:
@@ -139,8 +146,7 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
     a device or a pipe is written to as it is. Raises OutputError.
     """
     if path == STANDARD:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        yield from _standard_output()
         return
     if path.is_dir():
         raise OutputError("cannot be written: it is a folder", where=str(path), hint="name a file in it")
@@ -176,6 +182,14 @@ def scratch_output(path: Path) -> Iterator[BinaryIO]:
             yield stream
     except OSError as error:
         raise output_error(path, error) from error
+
+
+def _standard_output() -> Iterator[BinaryIO]:
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise output_error("standard output", error) from error
 
 
 def _direct_output(path: Path) -> Iterator[BinaryIO]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from jobs import __version__
-from jobs.contracts.errors import RefrainError
+from jobs.contracts.errors import OutputError, RefrainError
 from jobs.contracts.stages import STAGES
 
 _OTHERS = {
@@ -81,8 +82,25 @@ def main(args: list[str] | None = None) -> Any:
     except click.Abort:
         click.echo("refrain: stopped", err=True)
         sys.exit(130)
-    except RefrainError as error:
+    except (RefrainError, OSError) as error:
         if os.environ.get("REFRAIN_TRACEBACK"):
             raise
-        click.echo(f"refrain: error: {error}", err=True)
-        sys.exit(error.exit_code)
+        told = error if isinstance(error, RefrainError) else _unwritten(error)
+        click.echo(f"refrain: error: {told}", err=True)
+        _forget_unwritten()
+        sys.exit(told.exit_code)
+
+
+def _unwritten(error: OSError) -> RefrainError:
+    """What a user is told when a report does not fit on the disk; any other such error is a defect."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        raise error
+    return OutputError(f"cannot be written: {error.strerror}", where="standard output")
+
+
+def _forget_unwritten() -> None:
+    """Keep what standard output still holds from failing once more at exit, with another exit code."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

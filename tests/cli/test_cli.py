@@ -96,3 +96,20 @@ def test_a_dash_is_standard_input_and_output(refrain, tmp_path):
     run = refrain("parse", "-", "-o", "-", "--rejects", tmp_path / "rejects.jsonl", input=mail)
     assert run.returncode == 0, run.stderr
     assert [json.loads(line)["message_id"] for line in run.stdout.splitlines()] == ["1@a.example"]
+
+
+@pytest.mark.parametrize("arguments", [["doctor"], ["--help"], ["parse", "-", "-o", "-", "--rejects", "/dev/null"]])
+def test_a_full_disk_under_standard_output_is_one_message(arguments):
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        run = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", *arguments],
+            check=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            input="From ann@a.example Mon Jan  6 10:00:00 2025\nMessage-ID: <1@a.example>\n\nHello.\n",
+            text=True,
+        )
+    assert run.returncode == 73
+    assert "refrain: error: standard output: cannot be written: No space left on device" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert "ignored" not in run.stderr
