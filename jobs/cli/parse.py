@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from jobs.cli import options
+from jobs.contracts.errors import UsageError
 
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
@@ -30,7 +31,7 @@ class _Size(click.ParamType[int]):
 
 
 @click.command("parse")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.option(
     "-o",
     "--output",
@@ -127,6 +128,8 @@ def command(
     from jobs.stages import Inputs, Outputs
     from jobs.stages.parse import Config, run
 
+    if not sources and not store:
+        raise UsageError("no source of mail was named", hint="see refrain parse --help")
     started = time.monotonic()
     config = Config(
         sources=sources,

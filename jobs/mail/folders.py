@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -107,6 +107,17 @@ def _deliveries(maildir: Path, label: str) -> Iterator[MailFile]:
             unfinished=sub == "tmp",
             regular=path.is_file(),
         )
+
+
+def moved(file: MailFile) -> MailFile | None:
+    """A Maildir's file under the name that it has now; None where it is gone."""
+    unique = file.path.name.partition(":2,")[0]
+    for sub in ("cur", "new"):
+        folder = file.path.parent.parent / sub
+        for name in _names(folder) if folder.is_dir() else ():
+            if name.partition(":2,")[0] == unique and (folder / name).is_file():
+                return replace(file, path=folder / name)
+    return None
 
 
 def _names(folder: Path) -> list[str]:

@@ -15,17 +15,17 @@ from gzip import BadGzipFile
 from pathlib import Path
 from typing import Protocol
 
-from jobs.contracts.errors import InputError
+from jobs.contracts.errors import InputError, MissingInputError
 from jobs.contracts.records import Reject
 from jobs.files import input_error, open_input
-from jobs.mail.folders import MailFile
+from jobs.mail.folders import MailFile, moved
 from jobs.mail.headers import Headers, split_header
 from jobs.mail.limits import DAMAGED, NOT_A_FILE, UNFINISHED
 from jobs.mail.mbox import CONTEXT_BYTES, ByteStream, Dialect, RawMail, Splitter, read_mbox, read_single
 from jobs.mail.read_options import ReadOptions
 
 BATCH_BYTES = 1 << 20
-RANGE_BYTES = 8 << 20
+RANGE_BYTES = 4 << 20
 FILES_AT_ONCE = 200
 BYTES_PER_FILE = 16_384
 """What reading a small file costs, in bytes of an mbox."""
@@ -107,6 +107,10 @@ def _read_file(file: MailFile, options: ReadOptions) -> Iterator[RawMail | Rejec
         if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, BadGzipFile):
             raise
         yield _whole_file(file, DAMAGED)
+    except MissingInputError:
+        # Somebody read, flagged or deleted the mail since the folder was listed.
+        if (there := moved(file)) is not None:
+            yield from _read_file(there, options)
 
 
 def _whole_file(file: MailFile, reason: str) -> Reject:

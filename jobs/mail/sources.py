@@ -59,7 +59,8 @@ class FileSource:
 
     def parts(self, options: ReadOptions) -> Iterator[Part]:
         """See Source: ranges of a large mbox, else what is read here, and InputError where that cannot be."""
-        yield from _ranges(self.path, self.name, options.mbox_format) or self._batches(options)
+        ranges = [] if options.alone else _ranges(self.path, self.name, options.mbox_format)
+        yield from ranges or self._batches(options)
 
     def _batches(self, options: ReadOptions) -> Iterator[Batch]:
         with open_input(self.path) as stream:
@@ -99,8 +100,7 @@ class FolderSource:
 
     def parts(self, options: ReadOptions) -> Iterator[Part]:
         """See Source: a few hundred files each."""
-        del options
-        files = walk(self.path)
+        files = (file for file in walk(self.path.resolve()) if not options.is_output(file.path))
         while some := tuple(islice(files, FILES_AT_ONCE)):
             yield Files(some)
 
@@ -129,7 +129,7 @@ def parse_source(text: str) -> Source:
     if scheme == "s3":
         from jobs.mail.objects import ObjectSource
 
-        return ObjectSource(text)
+        return ObjectSource.parse(text)
     if scheme in ("imap", "imaps"):
         from jobs.mail.imap import ImapSource
 

@@ -64,7 +64,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     """
     cursors = _cursors(inputs)
     limits = Limits(config.max_message_bytes, config.max_header_bytes, config.max_header_lines)
-    options = ReadOptions(limits, config.mbox_format, cursors, config.imap_ca)
+    workers = config.workers or os.cpu_count() or 1
+    own = tuple(path.resolve() for path in outputs.paths.values())
+    options = ReadOptions(limits, config.mbox_format, cursors, config.imap_ca, alone=workers == 1, outputs=own)
     filters = Filters.parse(config.include, config.exclude)
     sources = parse_sources(config.sources)
     counts = _Counts()
@@ -74,13 +76,13 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
         messages = _Records(stack.enter_context(atomic_output(outputs["messages"])), outputs["messages"])
         progress = stack.enter_context(bar("parse", unit=" mails"))
         parts = (part for source in sources for part in source.parts(options))
-        for done in _converted(parts, _Convert(options, filters), config.workers or os.cpu_count() or 1):
+        for done in _converted(parts, _Convert(options, filters), workers):
             messages.write(done.records)
             counts.add(done)
             progress.update(done.num_records)
             if rejects is not None:
                 rejects.writelines(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in done.rejects)
-        if not counts.num_mails and not any(source.may_be_empty for source in sources):
+        if sources and not counts.num_mails and not any(source.may_be_empty for source in sources):
             raise _no_mail(config.sources, counts)
         messages.end()
     if "cursor" in outputs:

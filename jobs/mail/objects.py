@@ -1,0 +1,65 @@
+"""Objects of an S3 bucket as a source: one object, or all under a prefix, each read like a file.
+
+The bucket's address, credentials and CA come from the environment, as for the archive's store.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from jobs.contracts.errors import MissingInputError, UsageError
+from jobs.contracts.records import Reject
+from jobs.contracts.store import Store, open_store
+from jobs.files import decompressing
+from jobs.mail.folders import MailFile
+from jobs.mail.mbox import RawMail
+from jobs.mail.parts import Batch, batches, read_stream
+from jobs.mail.read_options import ReadOptions
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectSource:
+    """`s3://bucket/key`, or the objects under `s3://bucket/prefix/`."""
+
+    bucket: str
+    key: str
+    may_be_empty: bool = False
+
+    @classmethod
+    def parse(cls, url: str) -> ObjectSource:
+        """The source at a URL; UsageError for one without a bucket."""
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        if not bucket:
+            raise UsageError(f"no bucket in {url}", hint="write s3://bucket/key")
+        return cls(bucket, key)
+
+    @property
+    def name(self) -> str:
+        """See Source."""
+        return self.key.rstrip("/").rpartition("/")[2] or self.bucket
+
+    def parts(self, options: ReadOptions) -> Iterator[Batch]:
+        """See Source; MissingInputError where there is no such object, and the store's own errors."""
+        return batches(self._mails(options))
+
+    def _mails(self, options: ReadOptions) -> Iterator[RawMail | Reject]:
+        store = open_store(f"s3://{self.bucket}", read_only=True)
+        if self.key and not self.key.endswith("/") and store.exists(self.key):
+            yield from self._read(store, self.key, MailFile(Path(self.name), self.name), options)
+            return
+        prefix = f"{self.key.rstrip('/')}/" if self.key else ""
+        found = False
+        for key in store.list(prefix):
+            found = True
+            name = key.removeprefix(prefix)
+            yield from self._read(store, key, MailFile(Path(name), name, name.rpartition("/")[0] or None), options)
+        if not found:
+            raise MissingInputError("no such object, and none under it", where=f"s3://{self.bucket}/{self.key}")
+
+    def _read(self, store: Store, key: str, file: MailFile, options: ReadOptions) -> Iterator[RawMail | Reject]:
+        with cast("io.BufferedReader", store.open(key)) as raw, decompressing(raw, f"{store.url}/{key}") as stream:
+            yield from read_stream(stream, file, options)
