@@ -16,6 +16,7 @@ MAY_IMPORT = {
     "jobs.files": {"jobs.contracts"},
     "jobs.progress": set(),
     "jobs.mail": {"jobs.mail", "jobs.contracts"},
+    "jobs.sources": {"jobs.sources", "jobs.mail", "jobs.contracts", "jobs.files"},
     "jobs.intake": {
         "jobs.intake",
         "jobs.mail",
@@ -30,7 +31,7 @@ MAY_IMPORT = {
     "jobs.ml": {"jobs.ml", "jobs.contracts", "jobs.files", "jobs.progress"},
     "jobs.stages": {
         "jobs.stages.__init__",
-        *("jobs.mail", "jobs.intake", "jobs.assignments", "jobs.replay", "jobs.ml"),
+        *("jobs.mail", "jobs.sources", "jobs.intake", "jobs.assignments", "jobs.replay", "jobs.ml"),
         *("jobs.contracts", "jobs.files", "jobs.progress"),
     },
     "jobs.runner": {"jobs.stages", "jobs.assignments", "jobs.contracts", "jobs.files", "jobs.progress"},

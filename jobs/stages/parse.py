@@ -22,15 +22,15 @@ import orjson
 from jobs.contracts.errors import InputError
 from jobs.contracts.records import MailRecord, Reject
 from jobs.files import atomic_output, write_json
-from jobs.mail.cursors import read_cursors
 from jobs.mail.filters import Filters
 from jobs.mail.limits import EMPTY, MAX_HEADER_BYTES, MAX_HEADER_LINES, MAX_MESSAGE_BYTES, NO_MAILS, Limits
 from jobs.mail.mbox import MboxFormat, RawMail
-from jobs.mail.parts import MboxRange, Part, Span
-from jobs.mail.read_options import ReadOptions
 from jobs.mail.record import to_record
-from jobs.mail.sources import parse_sources
 from jobs.progress import bar
+from jobs.sources.cursors import read_cursors
+from jobs.sources.named import parse_sources
+from jobs.sources.options import ReadOptions
+from jobs.sources.parts import MboxRange, Part, Span
 from jobs.stages import Inputs, Outputs
 
 ALONE_BYTES = 32 << 20
@@ -42,7 +42,7 @@ class Config:
     """What parse is told."""
 
     sources: tuple[str, ...]
-    """As a user writes them, see `jobs.mail.sources`."""
+    """As a user writes them, see `jobs.sources.named`."""
     mbox_format: MboxFormat = "auto"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

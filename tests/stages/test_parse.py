@@ -16,8 +16,8 @@ import zstandard
 from parsing import PEAK, SEPARATOR, box, ids, mail, parsed, peak_bytes
 
 from jobs.contracts.errors import InputError, MissingInputError, OutputError, TransientError, UsageError
-from jobs.mail import parts
-from jobs.mail.folders import walk
+from jobs.sources import parts
+from jobs.sources.folders import walk
 from jobs.stages import Inputs, Outputs, parse
 from jobs.stages.parse import Config, run
 
@@ -159,8 +159,8 @@ def test_the_same_bytes_in_any_order_and_with_any_workers(tmp_path: Path, monkey
     expected = parsed(tmp_path, *sources)
     whole = (tmp_path / "out/messages.jsonl").read_bytes()
     assert sum(record["source"] == "large.mbox" for record in expected[0]) == 400 + 20 + 3
-    monkeypatch.setattr("jobs.mail.sources.RANGE_BYTES", 5000)
-    monkeypatch.setattr("jobs.mail.sources.FILES_AT_ONCE", 7)
+    monkeypatch.setattr("jobs.sources.named.RANGE_BYTES", 5000)
+    monkeypatch.setattr("jobs.sources.named.FILES_AT_ONCE", 7)
     assert parsed(tmp_path, *reversed(sources), workers=2) == expected
     monkeypatch.setattr(parse, "ALONE_BYTES", 0)
     assert parsed(tmp_path, *random.Random(1).sample(sources, len(sources)), workers=4) == expected
@@ -186,7 +186,7 @@ def test_ranges_with_a_limit_on_the_size(tmp_path: Path, monkeypatch: pytest.Mon
     assert ids(expected[0]) == ["1", "2", "4", "5", "6"]
     assert expected[2]["rejected"] == {"larger than the limit for one mail": 1}
     for range_bytes in (100, 3000, 40_000):
-        monkeypatch.setattr("jobs.mail.sources.RANGE_BYTES", range_bytes)
+        monkeypatch.setattr("jobs.sources.named.RANGE_BYTES", range_bytes)
         assert parsed(tmp_path, path, max_message_bytes=20_000, workers=2) == expected
 
 

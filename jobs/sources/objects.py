@@ -15,10 +15,10 @@ from jobs.contracts.errors import MissingInputError, UsageError
 from jobs.contracts.records import Reject
 from jobs.contracts.store import Store, open_store
 from jobs.files import decompressing
-from jobs.mail.folders import MailFile
 from jobs.mail.mbox import RawMail
-from jobs.mail.parts import Batch, batches, read_stream
-from jobs.mail.read_options import ReadOptions
+from jobs.sources.folders import MailFile
+from jobs.sources.options import ReadOptions
+from jobs.sources.parts import Batch, batches, read_stream
 
 
 @dataclass(frozen=True, slots=True)

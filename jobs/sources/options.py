@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.mail.cursors import Cursors
 from jobs.mail.limits import Limits
 from jobs.mail.mbox import MboxFormat
+from jobs.sources.cursors import Cursors
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,11 @@ from typing import Protocol
 from jobs.contracts.errors import InputError, MissingInputError
 from jobs.contracts.records import Reject
 from jobs.files import input_error, open_input
-from jobs.mail.folders import MailFile, moved
 from jobs.mail.headers import Headers, split_header
 from jobs.mail.limits import DAMAGED, NOT_A_FILE, UNFINISHED
 from jobs.mail.mbox import CONTEXT_BYTES, ByteStream, Dialect, RawMail, Splitter, read_mbox, read_single
-from jobs.mail.read_options import ReadOptions
+from jobs.sources.folders import MailFile, moved
+from jobs.sources.options import ReadOptions
 
 BATCH_BYTES = 1 << 20
 RANGE_BYTES = 4 << 20

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.contracts.errors import InputError, MissingInputError
-from jobs.mail.folders import MailFile, walk
+from jobs.sources.folders import MailFile, walk
 
 
 def put(root: Path, *names: str) -> None:

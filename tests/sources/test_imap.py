@@ -15,10 +15,10 @@ from servers.dovecot import PASSWORD, USER, Dovecot, token
 
 from jobs.contracts.errors import AccessError, MissingInputError, TransientError, UsageError
 from jobs.contracts.records import Reject
-from jobs.mail.imap import ImapSource, parse_url
 from jobs.mail.limits import TOO_LARGE, Limits
 from jobs.mail.mbox import RawMail
-from jobs.mail.read_options import ReadOptions
+from jobs.sources.imap import ImapSource, parse_url
+from jobs.sources.options import ReadOptions
 
 
 @pytest.fixture(autouse=True)
@@ -126,8 +126,8 @@ def test_a_pattern_names_several_folders_read_by_name(dovecot: Dovecot) -> None:
 
 
 def test_many_mails_come_in_order_in_several_batches(dovecot: Dovecot, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.mail.imap.BATCH_MAILS", 4)
-    monkeypatch.setattr("jobs.mail.imap.MIN_UIDS_SEARCHED", 3)
+    monkeypatch.setattr("jobs.sources.imap.BATCH_MAILS", 4)
+    monkeypatch.setattr("jobs.sources.imap.MIN_UIDS_SEARCHED", 3)
     put(dovecot, "INBOX", *(mail(number) for number in range(25)))
     client = dovecot.client()
     client.select_folder("INBOX")

@@ -34,8 +34,8 @@ from jobs.files import input_error
 from jobs.mail.headers import iso
 from jobs.mail.limits import TOO_LARGE
 from jobs.mail.mbox import BLOCK_BYTES, RawMail
-from jobs.mail.parts import Batch, batches
-from jobs.mail.read_options import ReadOptions
+from jobs.sources.options import ReadOptions
+from jobs.sources.parts import Batch, batches
 
 BATCH_BYTES = 8 << 20
 BATCH_MAILS = 200

@@ -3,7 +3,7 @@
     archive.mbox, archive.mbox.gz    mbox in any dialect, or a single mail; also gzip or zstd of it
     folder/                          a Maildir, or a folder of any such files
     -                                standard input
-    imaps://user@host/FOLDER         new mail of IMAP folders (`jobs.mail.imap`)
+    imaps://user@host/FOLDER         new mail of IMAP folders (`jobs.sources.imap`)
     s3://bucket/key, file:///path    an object of a store, read like a file
 
 What a file is, its first bytes say. In a folder, what is no mail becomes a reject.
@@ -20,11 +20,11 @@ from typing import Protocol
 
 from jobs.contracts.errors import MissingInputError, UsageError
 from jobs.files import STANDARD, input_error, open_input
-from jobs.mail.folders import MailFile, readable, walk
 from jobs.mail.mbox import MboxFormat, dialect
-from jobs.mail.parts import FILES_AT_ONCE, RANGE_BYTES, Batch, Files, MboxRange, Part, batches, read_stream
-from jobs.mail.read_options import ReadOptions
 from jobs.mail.separators import FROM_LINE, MAX_SEPARATOR_BYTES
+from jobs.sources.folders import MailFile, readable, walk
+from jobs.sources.options import ReadOptions
+from jobs.sources.parts import FILES_AT_ONCE, RANGE_BYTES, Batch, Files, MboxRange, Part, batches, read_stream
 
 
 class Source(Protocol):
@@ -127,11 +127,11 @@ def parse_source(text: str) -> Source:
     if scheme == "file":
         return parse_source(rest)
     if scheme == "s3":
-        from jobs.mail.objects import ObjectSource
+        from jobs.sources.objects import ObjectSource
 
         return ObjectSource.parse(text)
     if scheme in ("imap", "imaps"):
-        from jobs.mail.imap import ImapSource
+        from jobs.sources.imap import ImapSource
 
         return ImapSource.parse(text)
     raise UsageError(f"no such kind of mail source: {text}", hint="name a file, a folder, -, imaps://… or s3://…")
