@@ -17,6 +17,7 @@ import orjson
 
 from jobs.contracts.records import Json
 from jobs.intake.decoding import EPOCH, Batch, Decoded
+from jobs.mail.threading import thread_references
 
 _FROM_NEIGHBOUR = "date-from-neighbour"
 
@@ -74,7 +75,7 @@ class Spool:
         self._file.write(mail.line)
         self._offsets.append(self._offsets[-1] + len(mail.line))
         self.nodes.append(self.node(mail.message_id))
-        named = mail.references or mail.in_reply_to  # nearest last; RFC 5256, REFERENCES, step 1
+        named = thread_references(mail.references, mail.in_reply_to)
         self._references.extend(self.node(one) for one in named)
         self._reference_offsets.append(len(self._references))
         self.dates.append(date)

@@ -59,6 +59,18 @@ def test_a_ghost_can_be_the_root(archive: Archive, tmp_path: Path) -> None:
     assert {row.thread_id for row in rows(archive)} == {thread_id_of("ghost@x")}
 
 
+def test_in_reply_to_joins_beside_references_but_not_by_the_addresses_in_it(archive: Archive, tmp_path: Path) -> None:
+    mails = [
+        mail("a@x"),
+        mail("b@x", references=("gone@x",), extra="In-Reply-To: <a@x>", hour=10),
+        mail("c@x", extra="In-Reply-To: <a@x> <ann@example.org>", hour=11),
+        mail("d@x", extra="In-Reply-To: <other@x> <ann@example.org>", hour=12),
+    ]
+    split(archive, mails, tmp_path)
+    threads = {name: record["thread_id"] for name, record in messages(archive).items()}
+    assert threads == dict.fromkeys(["a@x", "b@x", "c@x"], thread_id_of("a@x")) | {"d@x": thread_id_of("other@x")}
+
+
 def test_records_hold_what_the_original_s_hold(archive: Archive, tmp_path: Path) -> None:
     split(archive, [mail("a@x", subject="hello", sender="Bea <bea@example.org>")], tmp_path)
     record = messages(archive)["a@x"]
