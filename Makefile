@@ -44,8 +44,8 @@ check: $(READY)  ## lint, types, import direction, generated files, nothing of t
 	$(BIN)/python tests/tools/check_tracked_files.py
 	$(BIN)/python tests/tools/check_requirements.py
 
-bench: $(READY)  ## measure, side by side with others, into benchmarks/results.md
-	$(BIN)/python benchmarks/run.py $(ROWS)
+bench: $(READY)  ## measure, side by side with others, into benchmarks/results.md; SIZE=million takes longer
+	$(BIN)/python benchmarks/run.py $(ROWS) $(if $(filter million,$(SIZE)),--million)
 
 demo e2e experiments:  ## not yet
 	@echo "make $@: not yet; it comes with the training half" >&2; exit 1

@@ -1,4 +1,4 @@
-"""One program run once: how long it took and how much memory it and its children held."""
+"""One program run once: how long it took and how much memory it and its children held; and several such runs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 _SAMPLE_SECONDS = 0.05
 
@@ -23,6 +25,41 @@ class Measurement:
     """Wall clock of the whole process, or what it says on its last line: `{"seconds": 1.5}`."""
     peak_bytes: int
     """Most memory of the process and its children together, shared pages counted once."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """Whatever else its last line tells: `{"seconds": 1.5, "padding": 0.01}`."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one contestant did with one size of the work, turn by turn."""
+
+    rates: list[float] = field(default_factory=list)
+    """Units a second."""
+    turns: list[Measurement] = field(default_factory=list)
+
+    def add(self, num_units: int, measured: Measurement) -> None:
+        """One more turn."""
+        self.rates.append(num_units / measured.seconds)
+        self.turns.append(measured)
+
+    @property
+    def rate(self) -> float:
+        """Units a second: the median."""
+        return median(self.rates)
+
+    @property
+    def seconds(self) -> float:
+        """The median."""
+        return median(turn.seconds for turn in self.turns)
+
+    @property
+    def peak_bytes(self) -> float:
+        """The median."""
+        return median(turn.peak_bytes for turn in self.turns)
+
+    def figure(self, name: str) -> float:
+        """The median of what the program told of itself."""
+        return median(turn.figures[name] for turn in self.turns)
 
 
 def measure(command: list[str], cwd: Path, num_cpus: int | None = None) -> Measurement:
@@ -38,12 +75,14 @@ def measure(command: list[str], cwd: Path, num_cpus: int | None = None) -> Measu
     peak_bytes = peak.stop()
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(command)} failed with {process.returncode}:\n{printed[-2000:]}")
-    return Measurement(_own_timing(printed) or seconds, peak_bytes)
+    figures = _own_figures(printed)
+    return Measurement(figures.pop("seconds", seconds), peak_bytes, figures)
 
 
-def _own_timing(printed: str) -> float | None:
+def _own_figures(printed: str) -> dict[str, float]:
     last = printed.rstrip().rpartition("\n")[2]
-    return float(json.loads(last)["seconds"]) if last.startswith('{"seconds"') else None
+    found: dict[str, Any] = json.loads(last) if last.startswith('{"seconds"') else {}
+    return {name: float(value) for name, value in found.items()}
 
 
 @contextmanager

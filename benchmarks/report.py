@@ -10,13 +10,10 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING
 
-from rows import AtLeast, GrowsAtMost, Row
-
-if TYPE_CHECKING:
-    from run import Outcome
+from goals import Goal, Outcomes, ratio, shown
+from measure import Outcome
+from rows import Row
 
 _HEAD = """\
 # How fast it is
@@ -53,7 +50,7 @@ def _commit() -> str:
     return described.stdout.strip() or "no commit"
 
 
-def write_section(path: Path, name: str, row: Row, outcomes: Mapping[str, Mapping[int, Outcome]], where: str) -> None:
+def write_section(path: Path, name: str, row: Row, outcomes: Outcomes, where: str) -> None:
     """Put the row's section into the file, in place of an older one; sections are in the order of their names."""
     text = path.read_text() if path.exists() else ""
     sections = dict(re.findall(r"<!-- row (\w+) -->\n(.*?)<!-- /row -->", text, re.DOTALL))
@@ -62,15 +59,18 @@ def write_section(path: Path, name: str, row: Row, outcomes: Mapping[str, Mappin
     path.write_text(f"{_HEAD}\n{body}")
 
 
-def _section(row: Row, outcomes: Mapping[str, Mapping[int, Outcome]], where: str) -> Iterator[str]:
+def _section(row: Row, outcomes: Outcomes, where: str) -> Iterator[str]:
     ours = outcomes[row.contestants[0].name]
     yield f"## {row.title}\n"
     versions = row.versions()
     yield f"{where}{', ' if versions else ''}{versions}.\n"
-    yield f"| {row.size:,} {row.unit} | {row.unit}/s | ours is | memory | at 10×: {row.unit}/s | ours is | memory |"
-    yield "|---|--:|--:|--:|--:|--:|--:|"
+    columns = (f"{row.unit}/s", "ours is", "memory", *row.figures)
+    head = [f"{'' if times == 1 else f'at {times}×: '}{' | '.join(columns)}" for times in ours]
+    yield f"| {row.size:,} {row.size_unit or row.unit} | {' | '.join(head)} |"
+    yield "|---" + "|--:" * len(columns) * len(ours) + "|"
     for contestant in row.contestants:
-        cells = [_cells(outcomes[contestant.name].get(times), ours.get(times)) for times in (1, 10)]
+        found = outcomes[contestant.name]
+        cells = [cell for times in ours for cell in _cells(row, found.get(times), ours[times])]
         share = "" if contestant.share == 1 else f" (on {contestant.share:.0%} of it)"
         yield f"| {contestant.name}{share} | {' | '.join(cells)} |"
     yield ""
@@ -80,25 +80,18 @@ def _section(row: Row, outcomes: Mapping[str, Mapping[int, Outcome]], where: str
         yield f"\n{row.note}"
 
 
-def _cells(theirs: Outcome | None, ours: Outcome | None) -> str:
-    if theirs is None or ours is None:
-        return "| |"
-    ratio = "" if theirs is ours else f"{_ratio(ours, theirs):.1f}×"
-    return f"{theirs.rate:,.0f} | {ratio} | {theirs.peak_bytes / 2**20:,.0f} MiB"
+def _cells(row: Row, theirs: Outcome | None, ours: Outcome) -> Iterator[str]:
+    if theirs is None:
+        yield from [""] * (3 + len(row.figures))
+        return
+    yield f"{theirs.rate:,.0f}" if theirs.rate >= 10 else f"{theirs.rate:.2g}"
+    yield "" if theirs is ours else shown(ratio(ours, theirs))
+    yield f"{theirs.peak_bytes / 2**20:,.0f} MiB"
+    yield from (f"{theirs.figure(name):.1%}" for name in row.figures)
 
 
-def _ratio(ours: Outcome, theirs: Outcome) -> float:
-    """Our rate over theirs: the median over the turns, each beside its own."""
-    return median(a / b for a, b in zip(ours.rates, theirs.rates, strict=True))
-
-
-def _verdict(
-    goal: AtLeast | GrowsAtMost, outcomes: Mapping[str, Mapping[int, Outcome]], ours: Mapping[int, Outcome]
-) -> str:
-    if isinstance(goal, AtLeast):
-        value = _ratio(ours[1], outcomes[goal.against][1])
-        text, reached = f"{value:.1f}× {goal.against}, goal ≥ {goal.ratio:g}×", value >= goal.ratio
-    else:
-        value = ours[10].peak_bytes / ours[1].peak_bytes
-        text, reached = f"memory grows {value:.2f}× with 10× the work, goal ≤ {goal.ratio:g}×", value <= goal.ratio
+def _verdict(goal: Goal, outcomes: Outcomes, ours: Mapping[int, Outcome]) -> str:
+    if goal.times not in ours:
+        return f"not measured here: a goal at {goal.times}× (`make bench SIZE=million`)"
+    reached, text = goal.judge(outcomes)
     return f"{'reached' if reached else '**not reached**'}: {text}"

@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                          every row
     python benchmarks/run.py mail_to_records --turns 1   one of them, quickly
+    python benchmarks/run.py --million                a hundred times the work too, where a row has it
 
 The programs of a row run in turn, again and again, each a process of its own: what else the
 machine does falls on all alike. A ratio is the median of the turns' ratios. Linux only.
@@ -14,64 +15,38 @@ import shutil
 import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from statistics import median
 
 HERE = Path(__file__).resolve().parent
 sys.path += [str(HERE), str(HERE.parent / "tests")]
 
-from measure import Measurement, measure  # noqa: E402
+from measure import Measurement, Outcome, measure  # noqa: E402
 from report import machine, write_section  # noqa: E402
 from rows import Row  # noqa: E402
 
 ROWS = sorted(path.stem for path in (HERE / "rows").glob("[a-z]*.py"))
-TENFOLD_TURNS = 3
+TURNS = {1: 99, 10: 3, 100: 1}
+"""At most so many turns at so many times the work."""
 
 
-@dataclass(slots=True)
-class Outcome:
-    """What one contestant did with one size of the work."""
-
-    rates: list[float] = field(default_factory=list)
-    """Units a second, turn by turn."""
-    peaks: list[int] = field(default_factory=list)
-    """Bytes, turn by turn."""
-
-    def add(self, num_units: int, measured: Measurement) -> None:
-        """One more turn."""
-        self.rates.append(num_units / measured.seconds)
-        self.peaks.append(measured.peak_bytes)
-
-    @property
-    def rate(self) -> float:
-        """Units a second: the median."""
-        return median(self.rates)
-
-    @property
-    def peak_bytes(self) -> float:
-        """The median."""
-        return median(self.peaks)
+Measured = dict[str, dict[int, Outcome]]
+"""By contestant, and by how many times the work: 1, 10 or 100."""
 
 
-Outcomes = dict[str, dict[int, Outcome]]
-"""By contestant, and by how many times the work: 1 or 10."""
-
-
-def run_row(row: Row, turns: int, scratch: Path) -> Outcomes:
-    """All contestants of a row at 1× and at 10×."""
-    outcomes: Outcomes = defaultdict(dict)
-    for times in (1, 10):
-        contestants = [one for one in row.contestants if times == 1 or one.at_ten]
-        for _ in range(turns if times == 1 else min(turns, TENFOLD_TURNS)):
-            for contestant in contestants:
+def run_row(row: Row, turns: int, scratch: Path, most: int = 10) -> Measured:
+    """All contestants of a row at 1×, at 10× and so on."""
+    outcomes: Measured = defaultdict(dict)
+    for times in [times for times in TURNS if times <= most]:
+        for _ in range(min(turns, TURNS[times])):
+            for contestant in [one for one in row.contestants if times <= one.upto]:
                 num_units = round(row.size * times * contestant.share)
                 folder = _prepared(row, num_units, scratch)
                 contestant.before(folder)
                 measured = measure(contestant.command(folder), folder, contestant.num_cpus)
-                outcomes[contestant.name].setdefault(times, Outcome()).add(num_units, measured)
-                _say(row.unit, times, contestant.name, num_units, measured)
+                num_timed = row.work or num_units
+                outcomes[contestant.name].setdefault(times, Outcome()).add(num_timed, measured)
+                _say(row.unit, times, contestant.name, num_timed, measured)
         for folder in scratch.iterdir():
             shutil.rmtree(folder)
     return outcomes
@@ -95,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; all where none is named")
     parser.add_argument("--turns", type=int, help="runs of each program at 1x; each row has its default")
+    parser.add_argument("--million", action="store_true", help="a hundred times the work too, where a row has it")
     parser.add_argument("--output", type=Path, default=HERE / "results.md")
     options = parser.parse_args()
     if unknown := set(options.rows) - set(ROWS):
@@ -103,7 +79,7 @@ def main() -> None:
         row: Row = import_module(f"rows.{name}").ROW
         print(f"== {row.title}", flush=True)
         with tempfile.TemporaryDirectory(prefix="refrain-bench-") as scratch:
-            outcomes = run_row(row, options.turns or row.turns, Path(scratch))
+            outcomes = run_row(row, options.turns or row.turns, Path(scratch), 100 if options.million else 10)
         write_section(options.output, name, row, outcomes, machine())
 
 

@@ -16,7 +16,7 @@ def benchmarks(monkeypatch):
     """The modules of benchmarks/ as they see each other."""
     require(sys.platform == "linux", "benchmarks read /proc")
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
-    names = ("measure", "report", "rows", "run")
+    names = ("goals", "measure", "report", "rows", "run")
     yield {name: import_module(name) for name in names}
     for name in names:
         del sys.modules[name]
@@ -64,7 +64,7 @@ def test_a_row_is_measured_judged_and_written_in_place_of_the_older_one(benchmar
         prepare=lambda folder, num: (folder / "size").write_text(str(num)),
         contestants=(
             rows.Contestant("ours", lambda folder: sleeper(size(folder) / 1000)),
-            rows.Contestant("theirs", lambda folder: sleeper(size(folder) / 200), share=0.5, at_ten=False),
+            rows.Contestant("theirs", lambda folder: sleeper(size(folder) / 200), share=0.5, upto=1),
         ),
         goals=(rows.AtLeast(4, "theirs"), rows.AtLeast(6, "theirs"), rows.GrowsAtMost(1.5)),
         turns=2,
@@ -84,3 +84,51 @@ def test_a_row_is_measured_judged_and_written_in_place_of_the_older_one(benchmar
     assert "- **not reached**: 5.0× theirs, goal ≥ 6×" in text
     assert "- reached: memory grows" in text
     assert text.index("row another") < text.index("row sleeping")
+
+
+def test_goals_judge_rates_memory_and_what_programs_tell_of_themselves(benchmarks, tmp_path):
+    rows, run, report = benchmarks["rows"], benchmarks["run"], benchmarks["report"]
+
+    def command(folder: Path) -> list[str]:
+        size = int((folder / "size").read_text())
+        told = f'{{"seconds": {0.5 if size < 1000 else 0.75}, "padding": 0.03, "table": {size << 20}}}'
+        return program(f"import time; time.sleep(0.2); print('{told}')")
+
+    row = rows.Row(
+        title="Growing",
+        unit="mails",
+        size=100,
+        size_unit="mails lie there",
+        work=50,
+        prepare=lambda folder, num: (folder / "size").write_text(str(num)),
+        contestants=(rows.Contestant("ours", command, upto=100),),
+        goals=(
+            rows.RateAtLeast(100, "mails"),
+            rows.RateAtLeast(101, "mails"),
+            rows.SlowsAtMost(1.5),
+            rows.SlowsAtMost(1.4),
+            rows.MemoryAtMost(1 << 30, times=10, figure="table"),
+            rows.MemoryAtMost(1 << 29, times=10, figure="table"),
+            rows.MemoryAtMost(1 << 29, times=1),
+            rows.ShareAtMost(0.03, "padding"),
+            rows.ShareAtMost(0.02, "padding"),
+            rows.SecondsAtMost(0.75, times=10),
+            rows.SecondsAtMost(0.7, times=10),
+            rows.SecondsAtMost(1, times=100),
+        ),
+        figures=("padding",),
+        turns=1,
+    )
+    for most in (10, 100):
+        (tmp_path / f"scratch{most}").mkdir()
+        outcomes = run.run_row(row, 1, tmp_path / f"scratch{most}", most)
+        report.write_section(tmp_path / f"{most}.md", "growing", row, outcomes, "here")
+    text = (tmp_path / "10.md").read_text()
+    verdicts = [line for line in text.splitlines() if line.startswith("- ")]
+    reached = [line.startswith("- reached") for line in verdicts[:-1]]
+    assert reached == [True, False, True, False, True, False, True, True, False, True, False]
+    assert verdicts[-1].startswith("- not measured here")
+    assert "| 100 mails lie there | mails/s | ours is | memory | padding | at 10×: mails/s" in text
+    assert "| ours | 100 |  |" in text
+    assert "3.0% | 67 |" in text
+    assert "- reached: 1 s at 100×, goal ≤ 1 s" in (tmp_path / "100.md").read_text()

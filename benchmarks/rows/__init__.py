@@ -6,6 +6,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from goals import AtLeast, Goal, GrowsAtMost, MemoryAtMost, RateAtLeast, SecondsAtMost, ShareAtMost, SlowsAtMost
+
+__all__ = [
+    "AtLeast",
+    "Contestant",
+    "GrowsAtMost",
+    "MemoryAtMost",
+    "RateAtLeast",
+    "Row",
+    "SecondsAtMost",
+    "ShareAtMost",
+    "SlowsAtMost",
+]
+
 
 def _nothing(folder: Path) -> None:
     del folder
@@ -19,7 +33,8 @@ class Contestant:
     command: Callable[[Path], list[str]]
     """Its arguments, for a folder that the row's `prepare` filled. It runs in that folder.
 
-    Where its last line is `{"seconds": 1.5}` that is its time, else the whole process's.
+    Where its last line is `{"seconds": 1.5}` that is its time, else the whole process's. What else stands
+    there are figures, for goals and for `Row.figures`.
     """
     before: Callable[[Path], None] = _nothing
     """Removes what an earlier run left in the folder."""
@@ -27,24 +42,8 @@ class Contestant:
     """How much of the work it gets: a slow one less, since rates are compared."""
     num_cpus: int | None = 1
     """CPUs that it may use; None for all."""
-    at_ten: bool = True
-    """Whether it is also given ten times the work."""
-
-
-@dataclass(frozen=True, slots=True)
-class AtLeast:
-    """A goal: our rate over another's."""
-
-    ratio: float
-    against: str
-    """Name of the contestant."""
-
-
-@dataclass(frozen=True, slots=True)
-class GrowsAtMost:
-    """A goal: our memory at 10× over that at 1×."""
-
-    ratio: float
+    upto: int = 10
+    """How many times the work it is given at most: 1, 10, or 100, which only `--million` asks for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,13 @@ class Row:
     prepare: Callable[[Path, int], None]
     """Fills a folder with that many units of work, the same ones every time."""
     contestants: tuple[Contestant, ...]
-    goals: tuple[AtLeast | GrowsAtMost, ...] = ()
+    size_unit: str = ""
+    """What the size counts, where that is not what is timed."""
+    work: int | None = None
+    """Units that are timed, where that is not the size: what is added to what lies there already."""
+    goals: tuple[Goal, ...] = ()
+    figures: tuple[str, ...] = ()
+    """What the programs tell of themselves that the table shows, as shares."""
     versions: Callable[[], str] = str
     """Versions of the other programs, as they are to stand in the table."""
     turns: int = 5

@@ -102,8 +102,8 @@ def _versions() -> str:
 
 
 _INDEXERS = {
-    "notmuch": Contestant("`notmuch new`", _notmuch, _forget_notmuch, share=INDEXED_SHARE, at_ten=False),
-    "mu": Contestant("`mu index`", _mu, _forget_mu, share=INDEXED_SHARE, at_ten=False),
+    "notmuch": Contestant("`notmuch new`", _notmuch, _forget_notmuch, share=INDEXED_SHARE, upto=1),
+    "mu": Contestant("`mu index`", _mu, _forget_mu, share=INDEXED_SHARE, upto=1),
 }
 _FOUND = tuple(contestant for program, contestant in _INDEXERS.items() if shutil.which(program))
 
@@ -116,7 +116,7 @@ ROW = Row(
         Contestant("`refrain parse`, one CPU", partial(_refrain, 1)),
         Contestant("`refrain parse`, all CPUs", partial(_refrain, 2), num_cpus=None),
         Contestant("`mailbox.mbox` + `email` (compat32)", partial(_stdlib, "compat32"), share=0.5),
-        Contestant("`mailbox.mbox` + `email` (policy.default)", partial(_stdlib, "default"), share=0.1, at_ten=False),
+        Contestant("`mailbox.mbox` + `email` (policy.default)", partial(_stdlib, "default"), share=0.1, upto=1),
         Contestant("`mailbox.mbox` + `email` (compat32), not written again", partial(_stdlib, "bytes")),
         *_FOUND,
     ),
