@@ -13,9 +13,10 @@ import orjson
 
 from jobs.assignments.digests import Bytes, DigestIndex, pack
 from jobs.contracts.errors import InputError
-from jobs.contracts.records import Json, MailRecord
+from jobs.contracts.records import Json, MailRecord, short_digest
 from jobs.mail import template
 from jobs.mail.decode import DecodedMail, TextOptions, content_digest, decode
+from jobs.mail.headers import Headers, message_id, split_header
 from jobs.mail.near_duplicates import fingerprints
 from jobs.ml.tokens import TokenCounter, load_token_counter
 
@@ -23,6 +24,7 @@ BATCH_RECORDS = 256
 EPOCH = "1970-01-01T00:00:00Z"
 """The date of a mail that has none, and no neighbour that has one."""
 
+PARSE_HINT = "`refrain parse` makes such records from mail"
 _RECORD_FIELDS = frozenset(MailRecord.__dataclass_fields__)
 
 
@@ -153,14 +155,35 @@ def _work(records: Sequence[Json]) -> Batch:
 
 
 def read_record(record: Json) -> MailRecord:
-    """A record of `parse`, or of the original's shape; InputError where it has no mail."""
-    if not isinstance(record, dict) or not isinstance(record.get("email_message"), str):
-        raise InputError(
-            "a record without `email_message`",
-            where=str(record.get("message_id", ""))[:80] if isinstance(record, dict) else "",
-            hint="`refrain parse` makes such records from mail",
-        )
-    return MailRecord(**{name: value for name, value in record.items() if name in _RECORD_FIELDS})
+    """A record of `parse`, or of the original's shape; InputError where it holds no mail.
+
+    An id that is missing, or in brackets, is made as `parse` would have made it.
+    """
+    if not is_mail_record(record):
+        raise InputError("a record without `email_message`", hint=PARSE_HINT)
+    known = {name: value for name, value in record.items() if name in _RECORD_FIELDS}
+    mail = MailRecord(**(known | {"message_id": ""}))
+    given = known.get("message_id")
+    try:
+        raw = mail.raw
+    except (LookupError, UnicodeError, TypeError) as error:
+        raise InputError(f"a record's mail is not in its encoding: {error}", where=f"{given!r:.80}") from error
+    mail.message_id = _own_id(given, raw)
+    if not isinstance(mail.envelope_date, str):
+        mail.envelope_date = None
+    return mail
+
+
+def is_mail_record(record: object) -> bool:
+    """Whether a record can be one of a mail."""
+    return isinstance(record, dict) and isinstance(record.get("email_message"), str)
+
+
+def _own_id(given: object, raw: bytes) -> str:
+    if isinstance(given, str) and given and not given.startswith("<"):
+        return given
+    value = given if isinstance(given, str) and given else Headers(split_header(raw)[0]).get(b"message-id")
+    return message_id(value) or f"sha256:{short_digest(raw)}"
 
 
 def _measure(mails: Sequence[DecodedMail], counter: TokenCounter) -> Iterator[Decoded]:

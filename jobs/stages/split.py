@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.assignments.archive import Archive
-from jobs.contracts.errors import ConfigError, MissingInputError
+from jobs.contracts.errors import ConfigError, InputError, MissingInputError
 from jobs.contracts.records import SPLITS, Json, short_digest
 from jobs.files import read_json, read_records
 from jobs.intake.commit import OvertakenError, WindowWriter
 from jobs.intake.cutting import Cutter
-from jobs.intake.decoding import Settings, decode_all
+from jobs.intake.decoding import PARSE_HINT, Settings, decode_all, is_mail_record
 from jobs.intake.exports import archive_folder, export_all, export_split
 from jobs.intake.known import Known
 from jobs.intake.original import take_over
@@ -131,8 +131,21 @@ class _Importer:
 
 def _records(inputs: Inputs) -> Iterator[Json]:
     paths = sorted(inputs.paths["messages"], key=lambda path: (path.name, path))
-    records = chain.from_iterable(map(read_records, paths))
+    records = chain.from_iterable(map(_mail_records, paths))
     return iter(progress(records, "decoding", unit="mail"))
+
+
+def _mail_records(path: Path) -> Iterator[Json]:
+    """The records of a file; InputError says where one is not of a mail."""
+    try:
+        for number, record in enumerate(read_records(path), 1):
+            if not is_mail_record(record):
+                raise InputError("a record without `email_message`", where=f"{path}, record {number}")
+            yield record
+    except InputError as error:
+        if isinstance(error.__cause__, OSError):
+            raise
+        raise InputError(error.what, where=error.where, hint=error.hint or PARSE_HINT) from error
 
 
 def _cursors(inputs: Inputs) -> Json:

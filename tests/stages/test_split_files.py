@@ -11,7 +11,7 @@ import pytest
 from splitting import mail, write
 
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError
-from jobs.contracts.records import SPLITS
+from jobs.contracts.records import SPLITS, short_digest
 from jobs.intake.placing import thread_id_of
 from jobs.stages.split import Config, split_files
 
@@ -163,6 +163,40 @@ def test_a_folder_of_parsed_mail(tmp_path: Path) -> None:
 
 
 def test_a_record_without_mail_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="without `email_message`"):
-        run(tmp_path, [{"message_id": "a@x"}])
+    with pytest.raises(InputError, match="without `email_message`") as caught:
+        run(tmp_path, [*WEEK_1, {"message_id": "a@x"}])
+    assert caught.value.where.endswith(f"record {len(WEEK_1) + 1}")
     assert not (tmp_path / "assignments.json").exists()
+
+
+def test_mail_that_was_not_parsed_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    mbox = tmp_path / "archive.mbox"
+    mbox.write_text("From ann@example.org Mon Jan  1 09:00:00 2024\nFrom: ann@example.org\n\ntext\n")
+    with pytest.raises(InputError, match="not JSON") as caught:
+        split_files(Config(workers=1), [mbox], tmp_path / "assignments.json")
+    assert "refrain parse" in caught.value.hint
+
+
+def test_ids_that_the_original_left_out_or_wrote_in_brackets(tmp_path: Path) -> None:
+    def raw(own_id: str, extra: str = "") -> str:
+        return f"From: ann@example.org\n{own_id}{extra}\nText of {own_id or 'no id'}.\n"
+
+    without_id = raw("", "Subject: no id\n")
+    result = run(
+        tmp_path,
+        [
+            {"message_id": "<a@x>", "email_message": raw("Message-ID: <a@x>\n")},
+            {"message_id": None, "email_message": raw("Message-ID: <b@x>\n", "References: <a@x>\n")},
+            {"message_id": "", "email_message": without_id},
+        ],
+    )
+    assert result["num_threads"] == 2
+    records = [one for split in ("train", "val", "test") for one in load(tmp_path / "splits" / f"{split}.json")]
+    assert {one["message_id"] for one in records} == {"a@x", "b@x", f"sha256:{short_digest(without_id)}"}
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "no-such-encoding", 5])
+def test_a_mail_that_is_not_in_its_encoding_is_refused(tmp_path: Path, encoding: object) -> None:
+    with pytest.raises(InputError, match="encoding") as caught:
+        run(tmp_path, [{"message_id": "a@x", "email_message": "Subject: \u4e2d\n\ntext\n", "encoding": encoding}])
+    assert "a@x" in caught.value.where
