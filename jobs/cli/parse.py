@@ -9,8 +9,10 @@ from typing import Any
 import click
 
 from jobs.cli import options
+from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.errors import UsageError
 
+DEFAULT_OUTPUT = Path("messages.jsonl")
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -36,15 +38,16 @@ class _Size(click.ParamType[int]):
     "-o",
     "--output",
     type=options.PATH,
-    default=Path("messages.jsonl"),
-    show_default=True,
+    default=None,
+    show_default="messages.jsonl",
     help="Records: JSON lines, or one array where the name ends in .json; also with .gz or .zst; - is standard output.",
 )
 @click.option(
     "--rejects",
     type=options.PATH,
     default=None,
-    help="What was not taken, and why.  [default: <output>.rejects.jsonl beside the output]",
+    show_default="messages.rejects.jsonl beside messages.jsonl",
+    help="What was not taken, and why.",
 )
 @click.option(
     "--mbox-format",
@@ -86,7 +89,7 @@ class _Size(click.ParamType[int]):
 def command(
     *,
     sources: tuple[str, ...],
-    output: Path,
+    output: Path | None,
     rejects: Path | None,
     mbox_format: str,
     include: tuple[str, ...],
@@ -143,14 +146,26 @@ def command(
         workers=workers,
     )
     if store:
+        _refuse_files(store, {"--output": output, "--rejects": rejects, "--cursor": cursor})
         result = options.in_store("parse", config, store, cycle, again=again)
-        rejects = None
+        where = f"see {artifact_key(cycle, 'parse', 'rejects')} in the store"
     else:
+        output = output or DEFAULT_OUTPUT
         rejects = rejects or default_rejects(output)
         paths = {"messages": output, "rejects": rejects, "cursor": cursor}
         inputs = Inputs({"cursor": [cursor]} if cursor and cursor.exists() else {})
         result = run(config, inputs, Outputs({kind: path for kind, path in paths.items() if path is not None}))
-    _report(result, time.monotonic() - started, rejects)
+        where = f"see {rejects}" if rejects else "name a file with --rejects to have them listed"
+    _report(result, time.monotonic() - started, where)
+
+
+def _refuse_files(store: str, given: dict[str, Path | None]) -> None:
+    for flag, path in given.items():
+        if path is not None:
+            raise UsageError(
+                f"both a store ({store}) and {flag} are given",
+                hint="leave one out; REFRAIN_STORE in the environment counts as --store",
+            )
 
 
 def default_rejects(output: Path) -> Path | None:
@@ -163,13 +178,14 @@ def default_rejects(output: Path) -> Path | None:
     return output.with_name(f"{name or output.name}.rejects.jsonl")
 
 
-def _report(result: dict[str, Any], seconds: float, rejects: Path | None) -> None:
+def _report(result: dict[str, Any], seconds: float, where: str) -> None:
+    """The summary; `where` says where the rejects are."""
     rate = f", {result['kept'] / seconds:,.0f} a second" if seconds > 0.5 else ""
     click.echo(f"parse: {result['kept']:,} mails kept in {seconds:.1f} s{rate}", err=True)
     for reason, count in result["rejected"].items():
         click.echo(f"  {count:,} rejected: {reason}", err=True)
     if result["rejected"]:
-        click.echo(f"  see {rejects}" if rejects else "  name a file with --rejects to have them listed", err=True)
+        click.echo(f"  {where}", err=True)
     for note in result.get("notes", ()):
         click.echo(f"  note: {note}", err=True)
     for rule, count in result["filtered"].items():

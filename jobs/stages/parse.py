@@ -21,7 +21,7 @@ import orjson
 
 from jobs.contracts.errors import InputError
 from jobs.contracts.records import MailRecord, Reject
-from jobs.files import atomic_output, write_json
+from jobs.files import atomic_output, output_error, write_json
 from jobs.mail.filters import Filters
 from jobs.mail.limits import EMPTY, MAX_HEADER_BYTES, MAX_HEADER_LINES, MAX_MESSAGE_BYTES, NO_MAILS, Limits
 from jobs.mail.mbox import MboxFormat, RawMail
@@ -71,9 +71,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     sources = parse_sources(config.sources)
     counts = _Counts()
     with ExitStack() as stack:
-        # The rejects are opened first, so that a full disk is reported of the file that fills it.
-        rejects = stack.enter_context(atomic_output(outputs["rejects"])) if "rejects" in outputs else None
         messages = _Records(stack.enter_context(atomic_output(outputs["messages"])), outputs["messages"])
+        rejects = stack.enter_context(atomic_output(outputs["rejects"])) if "rejects" in outputs else None
         progress = stack.enter_context(bar("parse", unit=" mails"))
         parts = (part for source in sources for part in source.parts(options))
         for done in _converted(parts, _Convert(options, filters), workers):
@@ -195,6 +194,7 @@ class _Records:
 
     def __init__(self, stream: BinaryIO, path: Path) -> None:
         self._stream = stream
+        self._path = path
         name = path.name.removesuffix(".gz").removesuffix(".zst")
         self._array = name.endswith(".json")
         self._between = b",\n" if self._array else b"\n"
@@ -204,8 +204,8 @@ class _Records:
         """Write records, one a line. JSON holds no line break of its own, so those are between records."""
         if records:
             start = (b"[\n" if self._array else b"") if self._empty else self._between
-            self._stream.write(start)
-            self._stream.write(records.replace(b"\n", self._between) if self._array else records)
+            self._write(start)
+            self._write(records.replace(b"\n", self._between) if self._array else records)
             self._empty = False
 
     def end(self) -> None:
@@ -213,7 +213,13 @@ class _Records:
         ending = b"" if self._empty else b"\n"
         if self._array:
             ending = b"[]\n" if self._empty else b"\n]\n"
-        self._stream.write(ending)
+        self._write(ending)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._stream.write(data)
+        except OSError as error:  # told of this file, not of the one that was opened last
+            raise output_error(self._path, error) from error
 
 
 class _Counts:
