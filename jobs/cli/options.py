@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from jobs.contracts.errors import UsageError
 from jobs.contracts.records import Json
 from jobs.contracts.store import StoreOptions
 
@@ -45,6 +47,24 @@ cycle: Decorator = click.option(
 again: Decorator = click.option(
     "--again", is_flag=True, help="With --store: run the stage once more where it has finished."
 )
+
+
+def is_store_alone(store: str | None, *files: str) -> bool:
+    """Whether a store is meant. UsageError where one of these parameters, which are for plain files, was given too."""
+    context = click.get_current_context()
+    for parameter in context.command.params if store else ():
+        if parameter.name in files and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise UsageError(
+                f"both a store ({store}) and {_shown(parameter)} are given",
+                hint="leave one out; REFRAIN_STORE in the environment counts as --store",
+            )
+    return bool(store)
+
+
+def _shown(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Argument):
+        return "files"
+    return max(parameter.opts, key=len)
 
 
 def in_store(stage: str, config: Any, url: str, cycle: str, *, again: bool) -> Json:

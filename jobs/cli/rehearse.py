@@ -12,7 +12,6 @@ from jobs.cli.replay_options import (
     COMPANIONS,
     active_windows,
     chunks,
-    files_or_store,
     length_metadata,
     named,
     tell,
@@ -92,7 +91,8 @@ def command(
         raise UsageError(f"an unexpected argument: {more_shards[0]}", hint="the assignments are given by --assignments")
     companions = {kind: flags.pop(name) for kind, name in COMPANIONS.items() if name in flags}
     config = Config(**flags)
-    if files_or_store(store, assignments=assignments):
+    files = ("assignments", "output", "current_window_shards", "shard_size", "split", *COMPANIONS.values())
+    if options.is_store_alone(store, *files):
         tell("rehearse", options.in_store("rehearse", config, store or "", cycle, again=again))
         return
     paths = named(assignments=assignments or Path("assignments.json"), **companions)

@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from jobs.cli.options import PATH, Decorator
-from jobs.contracts.errors import UsageError
 
 window_idx: Decorator = click.option(
     "--window-idx", type=click.IntRange(0), help="The window, W.  [default: the newest]"
@@ -27,17 +26,6 @@ active_windows: Decorator = click.option(
     show_default=True,
     help="The newest windows, which are not rehearsed.",
 )
-
-
-def files_or_store(store: str | None, **files: Path | None) -> bool:
-    """Whether a store is meant: one was named, and no files were. UsageError where both were."""
-    given = [name for name, path in files.items() if path is not None]
-    if store and given:
-        raise UsageError(
-            f"both a store ({store}) and files ({given[0]}) are given",
-            hint="leave one out; REFRAIN_STORE in the environment counts as --store",
-        )
-    return bool(store)
 
 
 COMPANIONS = {"chunks": "chunks", "lengths": "length_metadata", "exclusions": "exclusions"}

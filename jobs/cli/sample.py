@@ -12,7 +12,6 @@ from jobs.cli.replay_options import (
     COMPANIONS,
     active_windows,
     chunks,
-    files_or_store,
     length_metadata,
     named,
     tell,
@@ -88,7 +87,7 @@ def command(
 
     companions = {kind: flags.pop(name) for kind, name in COMPANIONS.items() if name in flags}
     config = Config(**flags)
-    if files_or_store(store, assignments=assignments, manifest=manifest):
+    if options.is_store_alone(store, "manifest", "assignments", "output", *COMPANIONS.values()):
         tell("sample", options.in_store("sample", config, store or "", cycle, again=again))
         return
     if manifest is None or new_train is None:

@@ -39,6 +39,7 @@ def command(*, name: str, assignments: Path, store: str | None, as_json: bool) -
 
     from jobs.intake import trace
 
+    options.is_store_alone(store, "assignments")
     archive = _archive(assignments, store)
     if "_window_" in name:
         chunk = trace.find_chunk(archive, name)

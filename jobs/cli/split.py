@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ _STRIPPED = ("signatures", "footers", "disclaimers")
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the decoded records of each split.  [default: splits beside the assignments]",
 )
-@click.option("--incremental", is_flag=True, help="Add new mail to assignments that are there already.")
+@click.option(
+    "--incremental", is_flag=True, help="Add new mail to assignments that are there already; with --store it always is."
+)
 @click.option(
     "-s",
     "--seed",
@@ -133,10 +136,9 @@ def command(
     text = TextOptions(**{f"strip_{name}": name not in keep for name in _STRIPPED}) if keep else None
     config = Config(text=text, **flags)
     begun = time.monotonic()
-    if store:
-        if files or inputs:
-            raise UsageError("with --store the mail comes from the cycle's parse", hint="leave out the input files")
-        _tell(options.in_store("split", config, store, cycle, again=again), begun)
+    if options.is_store_alone(store, "files", "inputs", "assignments", "output", "shard_size"):
+        config = dataclasses.replace(config, incremental=True)  # cycles of an archive are there to add to it
+        _tell(options.in_store("split", config, store or "", cycle, again=again), begun)
         return
     from jobs.stages.split import split_files
 
@@ -151,13 +153,15 @@ def command(
 
 def _tell(result: dict[str, Any], begun: float) -> None:
     counts = result["num_messages"], result["num_chunks"]
+    newest = "none yet" if result["window_idx"] < 0 else result["window_idx"]
     lines = [
         f"{result['num_mails']:,} mails, {result['num_in_archive_or_twice']:,} of them there already or twice",
         f"{result['num_new']:,} new mails in {result['num_threads']:,} threads",
-        f"{result['num_windows']:,} new windows; the newest window_idx is {result['window_idx']}",
+        f"{result['num_windows']:,} new windows; the newest window_idx is {newest}",
         f"{'':<10}{'messages':>12}{'chunks':>12}",
         *(f"{split:<10}{counts[0][split]:>12,}{counts[1][split]:>12,}" for split in counts[0]),
         f"{result['num_joins']:,} mails joined two known threads; {result['num_exclusions']:,} entries left the scores",
+        *result.get("notes", ()),
         f"{time.monotonic() - begun:.1f} s",
     ]
     click.echo("\n".join(lines), err=True)

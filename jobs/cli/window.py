@@ -11,7 +11,6 @@ from jobs.cli import options
 from jobs.cli.replay_options import (
     COMPANIONS,
     chunks,
-    files_or_store,
     length_metadata,
     named,
     tell,
@@ -64,7 +63,7 @@ def command(
 
     companions = {kind: flags.pop(name) for kind, name in COMPANIONS.items() if name in flags}
     config = Config(**flags)
-    if files_or_store(store, assignments=assignments):
+    if options.is_store_alone(store, "assignments", "output", *COMPANIONS.values()):
         tell("window", options.in_store("window", config, store or "", cycle, again=again))
         return
     paths = named(assignments=assignments or Path("assignments.json"), **companions)

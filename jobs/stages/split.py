@@ -16,7 +16,7 @@ from typing import Literal
 from jobs.assignments.archive import Archive
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError
 from jobs.contracts.records import SPLITS, Json, short_digest
-from jobs.files import read_json, read_records
+from jobs.files import STANDARD, read_json, read_records
 from jobs.intake.commit import OvertakenError, WindowWriter
 from jobs.intake.cutting import Cutter
 from jobs.intake.decoding import PARSE_HINT, Settings, decode_all, is_mail_record
@@ -253,13 +253,16 @@ def split_files(
     `named` are the three files of the splits, where they are wanted elsewhere than in the folder `output`.
     Assignments of the original's shape, without an archive, are taken over first.
     """
+    paths = [path for source in sources for path in _parsed_files(source)]
     archive = Archive.open(str(archive_folder(assignments)))
     splits = output or assignments.parent / "splits"
     if assignments.exists() and archive.log.head().seq < 0:
         counter = load_token_counter(config.tokenizer or WHITESPACE)
         take_over(archive, assignments, splits, _parameters(config, counter, archive))
-    paths = [path for source in sources for path in _parsed_files(source)]
+    before = archive.log.head()
     result = run(config, Inputs({"messages": paths}, archive), Outputs())
+    if result["num_new"] and archive.log.head() == before:
+        result["notes"] = ["this very mail was split before: these are that run's numbers, nothing was added now"]
     export_all(archive, assignments)
     for split, path in zip(SPLITS, named or [splits / f"{split}.json" for split in SPLITS], strict=True):
         export_split(archive, split, path, shard_size)
@@ -269,6 +272,8 @@ def split_files(
 def _parsed_files(source: Path) -> list[Path]:
     """A file, or the files of parsed mail in a folder, by name."""
     if not source.is_dir():
+        if source != STANDARD and not source.exists():
+            raise MissingInputError("no such file or folder", where=str(source))
         return [source]
     names = ("*.json", "*.jsonl", "*.json.gz", "*.jsonl.gz", "*.json.zst", "*.jsonl.zst")
     found = sorted(path for name in names for path in source.glob(name) if ".rejects." not in path.name)

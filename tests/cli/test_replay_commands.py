@@ -84,7 +84,11 @@ def test_sample_checks_against_assignments_beside_the_manifest(folder: Path, cap
         (["sample", "chunks.json", "chunks.json", "--replay-ratio", "x"], 2, "not a replay ratio: x"),
         (["sample", "chunks.json", "chunks.json", "--max-share", "1"], 2, "not a cap on the share: 1"),
         (["sample", "chunks.json", "none.json"], 66, "none.json: no such file"),
-        (["window", "--store", "/tmp/x", "--assignments", "a.json"], 2, "both a store (/tmp/x) and files"),
+        (["window", "--store", "/tmp/x", "--assignments", "a.json"], 2, "both a store (/tmp/x) and --assignments"),
+        (["window", "--store", "/tmp/x", "-o", "new.json"], 2, "both a store (/tmp/x) and --output"),
+        (["rehearse", "--store", "/tmp/x", "--shard-size", 9], 2, "both a store (/tmp/x) and --shard-size"),
+        (["sample", "--store", "/tmp/x", "old.json", "new.json"], 2, "both a store (/tmp/x) and files"),
+        (["show", "--store", "/tmp/x", "-m", "a.json", "a@x"], 2, "both a store (/tmp/x) and --assignments"),
         (["shards", "none"], 66, "none: no such folder"),
     ],
 )

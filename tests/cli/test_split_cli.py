@@ -1,0 +1,64 @@
+"""`refrain split` as users call it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from splitting import mail, write
+
+from jobs.cli import main
+from jobs.runner import run_in_store
+from jobs.stages.parse import Config
+
+
+def refrain(*args: object) -> int:
+    """The exit code of `refrain args…`."""
+    try:
+        return int(main([str(arg) for arg in args]))
+    except SystemExit as stop:
+        return int(stop.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REFRAIN_STORE", raising=False)
+    return tmp_path
+
+
+def test_the_same_mail_again_says_that_nothing_was_added(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(folder / "mail.jsonl", [mail("a@x"), mail("b@x")])
+    assert refrain("split", "-i", "mail.jsonl", "--workers", 1) == 0
+    assert "nothing was added" not in capfd.readouterr().err
+    assert refrain("split", "-i", "mail.jsonl", "--workers", 1) == 0
+    assert "nothing was added" in capfd.readouterr().err
+
+
+def test_more_mail_needs_to_be_said(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(folder / "1.jsonl", [mail("a@x")])
+    write(folder / "2.jsonl", [mail("b@x")])
+    refrain("split", "-i", "1.jsonl")
+    assert refrain("split", "-i", "2.jsonl") == 78
+    assert "say --incremental" in capfd.readouterr().err
+    assert refrain("split", "-i", "2.jsonl", "--incremental") == 0
+
+
+def test_cycles_in_a_store_always_add(folder: Path) -> None:
+    url = (folder / "store").as_uri()
+    for name in ("a", "b"):
+        (folder / name).write_text(mail(f"{name}@x")["email_message"])
+        run_in_store("parse", Config((name,), workers=1), url=url, cycle=name)
+        assert refrain("split", "--store", url, "--cycle", name) == 0
+
+
+@pytest.mark.parametrize("flag", ["--assignments", "--output", "--input", "--shard-size"])
+def test_a_store_and_files_exclude_each_other(flag: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert refrain("split", "--store", "store", flag, "1") == 2
+    assert f"and {flag} are given" in capfd.readouterr().err
+
+
+def test_a_file_that_is_not_there_leaves_nothing_behind(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert refrain("split", "-i", "none.jsonl") == 66
+    assert "none.jsonl: no such file" in capfd.readouterr().err
+    assert list(folder.iterdir()) == []
