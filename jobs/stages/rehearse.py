@@ -59,7 +59,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     if config.shard_size is None:
         write_json_array(outputs["manifest"], entries)
     else:
-        result["shards"] = len(write_numbered(outputs["manifest"], config.split, entries, config.shard_size))
+        shards = write_numbered(outputs["manifest"], config.split, entries, len(chosen), config.shard_size)
+        result["shards"] = len(shards)
     if source.notes:
         result["notes"] = source.notes
     return result
