@@ -59,7 +59,7 @@ class DecodedMail:
     """The text without its quotes; "" where the mail is nothing but a quote."""
     content_digest: str
     flags: list[str]
-    """What was odd, sorted: see the documentation of mail."""
+    """What was odd, sorted; `decode` lists them."""
 
 
 def decode(

@@ -114,5 +114,5 @@ DISCLAIMERS = (
 )
 """How a disclaimer begins."""
 
-DISCLAIMER_WORDS = ("onfiden", "ONFIDEN", "isclaimer", "DISCLAIMER", "ntended recipient", "ertraulich", "iservat")
+DISCLAIMER_WORDS = ("onfiden", "ONFIDEN", "isclaimer", "DISCLAIMER", "recipient", "ertraulich", "iservat")
 """One of these is in every disclaimer, in whatever case it begins."""

@@ -147,7 +147,9 @@ def _rest_start(text: str, after_marked: int, *, forwarded: bool) -> int | None:
     starts = []
     position = 0
     while (position := _next_line(text, "\n---", position)) > 0:
-        line = text[position : position + 100].partition("\n")[0]
+        line = text[position : position + 100].partition("\n")[0].rstrip()
+        if not line.endswith("-") or not line.strip("-"):
+            continue
         if _FORWARD.search(line) is not None:
             break
         if _ORIGINAL.fullmatch(line) is not None:

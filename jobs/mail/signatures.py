@@ -22,12 +22,15 @@ from jobs.mail.quoting import Span
 
 MAX_SIGNATURE_CHARS = 4000
 MAX_BARE_SIGNATURE_CHARS = 600
-MAX_FOOTER_CHARS = 2000
+MAX_FOOTER_CHARS = 1500
 MAX_DISCLAIMER_CHARS = 4000
+_TELLING_CHARS = 800
+"""What is looked at before anything else: the end of a footer or disclaimer still speaks of what it is."""
 
 _PATCH = re.compile(r"\n(?:diff --git |@@ -|\+\+\+ |Index: )")
 _MAX_SENT_FROM_CHARS = 80
 _FOOTER = re.compile(rf"\n[ \t]{{0,8}}(?:{'|'.join(LIST_FOOTERS)})", re.IGNORECASE)
+_MARK = re.compile(r"\n--( ?)(?=\n)")
 _GIT_VERSION = re.compile(r"--[ ]?\n\d{1,3}(?:\.[\w-]{1,20}){1,4}(?:\n|\Z)")
 _RULER = r"\n(?:[-_=*~#+]{2,}|-)[ \t]*"
 _RULED_FOOTER = re.compile(rf"{_RULER}\n(?:[^\n]{{0,80}}\n)?(?:{'|'.join(LIST_FOOTERS_BELOW_RULER)})", re.IGNORECASE)
@@ -46,10 +49,9 @@ def signature_spans(text: str, quotes: list[Span]) -> list[Span]:
     quote_starts = [start for start, _ in quotes]
     padded = "\n" + text  # offsets in it are those of the line break before
     position = 0
-    while (start := padded.find("\n--", position)) >= 0:
-        position = start + 3
-        exact = padded.startswith(" \n", position)
-        if not exact and not padded.startswith("\n", position):
+    for match in _MARK.finditer(padded):
+        start, exact = match.start(), bool(match[1])
+        if start < position:
             continue
         index = bisect_right(quote_starts, start)
         end = quote_starts[index] if index < len(quotes) else len(text)
@@ -57,14 +59,13 @@ def signature_spans(text: str, quotes: list[Span]) -> list[Span]:
         version = _GIT_VERSION.match(text, start)
         if version is not None:
             end = min(end, version.end())
-        line_end = start + (4 if exact else 3)
-        in_patch = 0 <= first_hunk < start and text.startswith(("+", "-", " ", "@"), line_end)
+        in_patch = 0 <= first_hunk < start and text.startswith(("+", "-", " ", "@"), match.end())
         blank = not text[:start].strip() if start < MAX_SIGNATURE_CHARS else False
         quoted = index > 0 and start < quotes[index - 1][1]
         if in_patch or blank or quoted or end - start > limit or _PATCH.search(text, start, end) is not None:
             continue
         spans.append((start, end))
-        position = max(position, end)
+        position = end
     return spans + _sent_from_spans(text, quotes, spans)
 
 
@@ -103,10 +104,11 @@ def disclaimer_spans(text: str, quotes: list[Span]) -> list[Span]:
 
 
 def _tail(text: str, end: int, size: int, words: tuple[str, ...]) -> str:
-    """The last `size` characters before `end`, behind a line break; "" where they hold none of the words."""
-    start = max(0, end - size)
+    """The last `size` characters before `end`, behind a line break; "" where the very last hold none of the words."""
+    start = max(0, end - _TELLING_CHARS)
     if not any(text.find(word, start, end) >= 0 for word in words):
         return ""
+    start = max(0, end - size)
     return ("\n" if start == 0 else "") + text[start:end]
 
 

@@ -7,6 +7,7 @@ import email.message
 import email.policy
 import hashlib
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -268,6 +269,18 @@ def test_limits_leave_a_flag_and_take_little_time(raw: bytes, flag: str) -> None
     found = decode(raw, message_id="x", envelope_date="2019-07-01T08:00:00Z")
     assert time.process_time() - begin < 2
     assert flag in found.flags
+
+
+def test_a_large_nested_mail_is_copied_at_most_once() -> None:
+    raw = nested(10) + b"Content-Type: application/pdf\nContent-Transfer-Encoding: base64\n\n" + b"YWJj" * 4_000_000
+    tracemalloc.start()
+    try:
+        found = decode(raw, message_id="x")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.text == "[attachment: application/pdf, 12000000 bytes]"
+    assert peak < len(raw) + (4 << 20)
 
 
 def test_of_many_references_the_first_and_the_newest_count() -> None:
