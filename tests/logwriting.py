@@ -68,7 +68,14 @@ def import_windows(archive: Archive, num_windows: int) -> None:
             rows = window_rows(window_idx)
             text = b"".join(f"{r.chunk_id}\n".encode() for r in rows)
             file = archive.write_data("chunks", window_idx, "train", text, num_rows=len(rows), suffix=".txt")
-            return Draft(rows, window_idx, PARAMETERS, f"week-{window_idx}", {"chunks": [file]}, {"inbox": window_idx})
+            return Draft(
+                rows,
+                window_idx,
+                PARAMETERS,
+                cycle=f"week-{window_idx}",
+                files={"chunks": [file]},
+                cursors={"inbox": window_idx},
+            )
 
         archive.log.append(build)
     archive.write_checkpoint()

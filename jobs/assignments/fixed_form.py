@@ -7,23 +7,25 @@ A row is the bytes below, where H is a hex digit and each list holds any number 
 
 All rows of a block are read in step: each has a cursor, every literal is compared, every number
 checked, and every cursor must end at its line's end. One byte that differs and nothing is taken.
+Where digests are not asked for, their lists are passed over unread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
-from jobs.assignments.columns import DIGEST_COLUMNS, THREAD_BYTES, Columns, DigestColumn, concatenated
+from jobs.assignments.columns import THREAD_BYTES, Columns, DigestColumn, concatenated
 from jobs.assignments.digests import WIDTH, Bytes, Ints, SmallInts, unhex
 from jobs.contracts.records import SPLITS
 
 _BLOCK_BYTES = 1 << 20
-_PADDING = bytes(128)  # longer than any one field, so that a cursor may look past the end
 _NEWLINE, _QUOTE, _COMMA, _BRACKET, _ZERO, _NINE = b'\n",]09'
+_TEXT_DIGEST = (b'],"text_sha256":"', 64, b'"}\n')
 _MAX_DIGITS = 9
 _ITEM_BYTES = 2 * WIDTH + 3  # two quotes and a comma
 
@@ -32,7 +34,7 @@ class _OtherFormError(Exception):
     """Some row is not of this form."""
 
 
-def read_rows(body: bytes, window_idx: int, *, digests: bool = True) -> Columns | None:
+def read_rows(body: bytes | memoryview, window_idx: int, *, digests: bool = True) -> Columns | None:
     """A segment's rows as columns; None where one of them is not of this form, or of another window."""
     try:
         return concatenated([_read_block(block, window_idx, digests=digests) for block in _blocks(body)])
@@ -40,18 +42,24 @@ def read_rows(body: bytes, window_idx: int, *, digests: bool = True) -> Columns 
         return None
 
 
-def _blocks(body: bytes) -> Iterator[bytes]:
+def _blocks(body: bytes | memoryview) -> Iterator[Bytes]:
     """The body in pieces of whole lines, at least one."""
+    data = np.frombuffer(body, np.uint8)
     start = 0
     while True:
-        end = body.find(b"\n", start + _BLOCK_BYTES) + 1 or len(body)
-        yield body[start:end]
-        if end == len(body):
+        end = len(data)
+        if start + _BLOCK_BYTES < end:
+            line_ends = np.flatnonzero(data[start : start + _BLOCK_BYTES] == _NEWLINE)
+            if not len(line_ends):
+                raise _OtherFormError
+            end = start + int(line_ends[-1]) + 1
+        yield data[start:end]
+        if end == len(data):
             return
         start = end
 
 
-def _read_block(block: bytes, window_idx: int, *, digests: bool) -> Columns:
+def _read_block(block: Bytes, window_idx: int, *, digests: bool) -> Columns:
     rows = _Rows(block)
     (thread,) = rows.expect(b'{"chunk_id":"thread_', 2 * THREAD_BYTES, b"_window_")
     k = rows.number()
@@ -59,36 +67,39 @@ def _read_block(block: bytes, window_idx: int, *, digests: bool) -> Columns:
     if not np.array_equal(thread, thread_again):
         raise _OtherFormError
     split = rows.one_of([f'{split}"'.encode() for split in SPLITS])
-    rows.expect(b',"window_idx":%d' % window_idx)
+    rows.expect(b',"window_idx":%d,"messages":[' % window_idx)
     columns = {}
-    closing = b""
-    for name in DIGEST_COLUMNS:
-        rows.expect(closing + b',"%s":[' % name.encode())
-        if digests:
-            columns[name] = rows.digests()
-        else:
-            rows.to_bracket()
-        closing = b"]"
-    rows.expect(b'],"text_sha256":"', 64, b'"}\n')
+    if digests:
+        columns["messages"] = rows.digests()
+        rows.expect(b'],"contents":[')
+        columns["contents"] = rows.digests()
+        rows.expect(b'],"ghosts":[')
+        columns["ghosts"] = rows.digests()
+    else:
+        rows.skip_to_last(_width(_TEXT_DIGEST))
+    rows.expect(*_TEXT_DIGEST)
     rows.expect_end()
     keys = np.zeros((len(k), WIDTH), np.uint8)
     keys[:, :THREAD_BYTES] = _unhex(thread)
     return Columns(keys, k, split, np.full(len(k), window_idx, np.int32), columns)
 
 
+def _width(parts: tuple[bytes | int, ...]) -> int:
+    return sum(part if isinstance(part, int) else len(part) for part in parts)
+
+
 class _Rows:
     """Rows of one block, each with a cursor."""
 
-    def __init__(self, block: bytes) -> None:
-        self._data = np.frombuffer(block + _PADDING, np.uint8)
-        self._ends = np.flatnonzero(self._data[: len(block)] == _NEWLINE) + 1
+    def __init__(self, block: Bytes) -> None:
+        self._data = block
+        self._ends = np.flatnonzero(block == _NEWLINE) + 1
         self._at = np.concatenate([np.zeros(min(1, len(self._ends)), np.int64), self._ends[:-1]])
-        self._brackets = np.append(np.flatnonzero(self._data == _BRACKET), len(block))
 
     def expect(self, *parts: bytes | int) -> list[Bytes]:
         """Every row goes on with these bytes; for a number, with so many of any kind, which are returned."""
         taken = []
-        ahead = self._ahead(sum(part if isinstance(part, int) else len(part) for part in parts))
+        ahead = self._ahead(_width(parts))
         for part in parts:
             width = part if isinstance(part, int) else len(part)
             piece, ahead = ahead[:, :width], ahead[:, width:]
@@ -129,20 +140,24 @@ class _Rows:
         self._at = self._at + np.array([len(word) for word in words])[index]
         return index
 
-    def to_bracket(self) -> Any:
-        """Go on to the next closing bracket; where every row was before."""
-        before = self._at
-        self._at = self._brackets[np.searchsorted(self._brackets[:-1], before)]
-        return before
+    def skip_to_last(self, width: int) -> None:
+        """Go on, in every row, to where so many bytes are left."""
+        last = self._ends - width
+        if (last < self._at).any():
+            raise _OtherFormError
+        self._at = last
 
     def digests(self) -> DigestColumn:
         """A list of digests in every row, up to its closing bracket."""
-        starts = self.to_bracket()
+        starts = self._at
+        self._at = self._brackets[np.searchsorted(self._brackets[:-1], starts)]
         num_bytes = self._at - starts
         counts = (num_bytes + 1) // _ITEM_BYTES
         if not np.array_equal(np.maximum(counts * _ITEM_BYTES - 1, 0), num_bytes):
             raise _OtherFormError
         rows = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        if not len(rows):
+            return DigestColumn(np.empty((0, WIDTH), np.uint8), rows)
         place = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         items = sliding_window_view(self._data, _ITEM_BYTES)[starts[rows] + place * _ITEM_BYTES]
         after = np.where(place == counts[rows] - 1, np.uint8(_BRACKET), np.uint8(_COMMA))
@@ -150,8 +165,16 @@ class _Rows:
             raise _OtherFormError
         return DigestColumn(_unhex(items[:, 1:-2]), rows)
 
+    @cached_property
+    def _brackets(self) -> NDArray[np.int64]:
+        """Where the closing brackets are, and the end."""
+        return np.append(np.flatnonzero(self._data == _BRACKET), len(self._data))
+
     def _ahead(self, width: int) -> Bytes:
-        if len(self._at) and self._at[-1] + width > len(self._data):
+        if not len(self._at):
+            return np.empty((0, width), np.uint8)
+        # Behind each field that is looked at so, a row goes on for longer than the field may be.
+        if int(self._at.max()) + width > len(self._data):
             raise _OtherFormError
         ahead: Bytes = sliding_window_view(self._data, width)[self._at]
         return ahead

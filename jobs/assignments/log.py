@@ -87,13 +87,13 @@ class AssignmentsLog:
             draft = build(head)
             if draft is None:
                 return None
+            header, data = encode(draft, head)
             if self._parameters is not None:
-                _require_same(self._parameters, draft.parameters, self._store.url)
+                _require_same(self._parameters, header.parameters, self._store.url)
             if draft.window_idx < self._window_idx:
                 raise InputError(
                     f"window {draft.window_idx} cannot follow window {self._window_idx}", where=self._store.url
                 )
-            header, data = encode(draft, head)
             if self._store.put_if_absent(segment_key(header.seq), data):
                 self._saw(Head(header.seq, digest(data)), header)
                 return header

@@ -82,8 +82,13 @@ class Segment:
 
     sha256: str
     header: SegmentHeader
-    body: bytes
-    """The rows, one a line."""
+    rows_data: memoryview
+    """The rows, one a line: a part of the segment's bytes, not copied."""
+
+    @property
+    def body(self) -> bytes:
+        """A copy of the rows, one a line."""
+        return self.rows_data.tobytes()
 
     @property
     def head(self) -> Head:
@@ -130,14 +135,14 @@ def decode(data: bytes) -> Segment:
 
     Rows are decoded by `Segment.rows`, not here.
     """
-    first, newline, body = data.partition(b"\n")
-    header = _header(first)
-    if not newline or (body and not body.endswith(b"\n")):
+    end = data.find(b"\n")
+    header = _header(data if end < 0 else data[:end])
+    if end < 0 or not data.endswith(b"\n"):
         raise IntegrityError("the last line is cut short")
-    num_lines = body.count(b"\n")
+    num_lines = data.count(b"\n") - 1
     if num_lines != header.num_rows:
         raise IntegrityError(f"the header tells of {header.num_rows} rows, there are {num_lines}")
-    return Segment(sha256=digest(data), header=header, body=body)
+    return Segment(sha256=digest(data), header=header, rows_data=memoryview(data)[end + 1 :])
 
 
 def digest(data: bytes) -> str:

@@ -174,7 +174,7 @@ def split_code(split: str) -> int:
 
 
 def _columns(segment: Segment, *, digests: bool) -> Columns:
-    columns = read_rows(segment.body, segment.header.window_idx, digests=digests)
+    columns = read_rows(segment.rows_data, segment.header.window_idx, digests=digests)
     if columns is not None:
         return columns
     try:

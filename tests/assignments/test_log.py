@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from servers.stores import NewStore
 
 NUM_WRITERS = 100
+NUM_WINDOWS = 2
+NUM_WRITES = 2 * NUM_WINDOWS + 1
+"""A data file and a segment a window, and the checkpoint."""
 
 
 def test_an_empty_log(new_store: NewStore) -> None:
@@ -193,12 +196,16 @@ def test_a_segment_is_not_given_out_before_the_next_vouches_for_it(new_folder: N
 
 @pytest.fixture
 def undisturbed(new_folder: NewStore, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """What an archive holds after an import of three windows that nothing disturbed."""
+    """What an archive holds after an import of some windows that nothing disturbed."""
     monkeypatch.setattr(checkpoint, "SEGMENTS_BETWEEN", 2)
     archive = Archive.open(new_folder())
-    import_windows(archive, 3)
+    import_windows(archive, NUM_WINDOWS)
     found = contents(archive)
-    assert sorted(key.split("/")[0] for key in found) == ["assignments"] * 3 + ["checkpoints"] + ["chunks"] * 3
+    assert sorted(key.split("/")[0] for key in found) == [
+        *["assignments"] * NUM_WINDOWS,
+        "checkpoints",
+        *["chunks"] * NUM_WINDOWS,
+    ]
     return found
 
 
@@ -206,12 +213,12 @@ def test_a_second_run_adds_nothing(new_store: NewStore, undisturbed: dict[str, b
     url = new_store()
     for _ in range(2):
         archive = Archive.open(url)
-        import_windows(archive, 3)
+        import_windows(archive, NUM_WINDOWS)
         assert contents(archive) == undisturbed
 
 
 def _writer(url: str, *more: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(Path(logwriting.__file__)), url, "3", *more]
+    command = [sys.executable, str(Path(logwriting.__file__)), url, str(NUM_WINDOWS), *more]
     paths = os.pathsep.join([str(Path(logwriting.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}, stderr=subprocess.PIPE)
 
@@ -237,22 +244,22 @@ def test_a_writer_killed_at_each_request(proxy: FaultProxy, undisturbed: dict[st
         archive = Archive.open(url)
         if killed:
             assert len(proxy.writes) == number
-            import_windows(archive, 3)
+            import_windows(archive, NUM_WINDOWS)
         assert contents(archive) == undisturbed
         if not killed:
             break
-    assert number == 2 * 3 + 1 + 1, "a data file and a segment a window, and the checkpoint; then none was left"
+    assert number == NUM_WRITES + 1, "each was died at, then none was left"
 
 
 @pytest.mark.parametrize("harm", [fault.lose_answer, fault.lose_request])
 def test_a_lost_answer_to_each_request(proxy: FaultProxy, undisturbed: dict[str, bytes], harm: fault.Harm) -> None:
-    for number in range(1, 8):
+    for number in range(1, NUM_WRITES + 1):
         archive = Archive.open(f"s3://{proxy.server.make_bucket()}/archive")
         proxy.writes.clear()
         proxy.harms = {number: harm}
-        import_windows(archive, 3)
+        import_windows(archive, NUM_WINDOWS)
         assert contents(archive) == undisturbed
-        assert len(proxy.writes) > 7, "one was sent again"
+        assert len(proxy.writes) > NUM_WRITES, "one was sent again"
 
 
 def test_a_writer_killed_at_each_change_of_the_file_system(new_folder: NewStore, undisturbed: dict[str, bytes]) -> None:
@@ -263,8 +270,8 @@ def test_a_writer_killed_at_each_change_of_the_file_system(new_folder: NewStore,
         points += killed
         archive = Archive.open(url)
         if killed:
-            import_windows(archive, 3)
+            import_windows(archive, NUM_WINDOWS)
         assert contents(archive) == undisturbed
         if not killed:
             break
-    assert points >= 3 * 2 * 3, "each of the files is opened, moved to its place, and its unfinished name removed"
+    assert points >= 3 * NUM_WRITES, "each of the files is opened, moved to its place, and its unfinished name removed"

@@ -34,6 +34,7 @@ def drafts(draw: st.DrawFn) -> Draft:
         window_idx=window_idx,
         parameters=draw(st.dictionaries(TEXT, JSON, max_size=3)),
         cycle=draw(TEXT),
+        period=draw(TEXT),
         files=draw(st.dictionaries(TEXT, st.lists(FILES, max_size=2), max_size=2)),
         cursors=draw(st.dictionaries(TEXT, JSON, max_size=2)),
     )
@@ -81,13 +82,14 @@ def test_the_form_is_fixed() -> None:
         3,
         {"seed": 42, "ratios": [0.8, 0.1, 0.1]},
         "c",
+        "2019-W27",
         {"chunks": [DataFile("chunks/a", "f" * 64, 10, 1)]},
         {"inbox": {"uid": 7}},
     )
     header, first_row = encode(draft, Head(1, "e" * 64))[1].splitlines()
     assert header.decode() == (
         '{"format":1,"seq":2,"prev_sha256":"' + "e" * 64 + '","num_rows":1,"cycle":"c","window_idx":3,'
-        '"parameters":{"ratios":[0.8,0.1,0.1],"seed":42},"files":{"chunks":[{"key":"chunks/a","sha256":"'
+        '"period":"2019-W27","parameters":{"ratios":[0.8,0.1,0.1],"seed":42},"files":{"chunks":[{"key":"chunks/a","sha256":"'
         + "f" * 64
         + '","num_bytes":10,"num_rows":1}]},"cursors":{"inbox":{"uid":7}}}'
     )

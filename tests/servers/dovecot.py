@@ -16,8 +16,10 @@ import os
 import pwd
 import shutil
 import socket
+import struct
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -233,3 +235,39 @@ def _wait(server: Dovecot, process: subprocess.Popen[bytes]) -> None:
             detail = process.stderr.read().decode() if process.poll() is not None else "no answer in 20 s"
             pytest.fail(f"Dovecot does not start: {detail}\n{log.read_text() if log.exists() else ''}")
         time.sleep(0.05)
+
+
+# ---- a connection that breaks
+
+
+@contextlib.contextmanager
+def cut_after(port: int, num_bytes: int, *, reset: bool = False) -> Iterator[int]:
+    """A port that passes on to another until the server has sent so many bytes; then both ends are closed, or reset."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        client, _ = listener.accept()
+        server = socket.create_connection(("127.0.0.1", port))
+        threading.Thread(target=_pass_on, args=(client, server, None), daemon=True).start()
+        _pass_on(server, client, num_bytes)
+        for end in (server, client):
+            if reset:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            else:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield listener.getsockname()[1]
+    listener.close()
+    thread.join(timeout=10)
+
+
+def _pass_on(source: socket.socket, target: socket.socket, limit: int | None) -> None:
+    passed = 0
+    with contextlib.suppress(OSError):
+        while (data := source.recv(4096)) and (limit is None or passed < limit):
+            target.sendall(data)
+            passed += len(data)
