@@ -216,10 +216,10 @@ def _settings() -> Iterator[Finding]:
 
 
 def _store(url: str) -> tuple[Finding, RefrainError | None]:
-    from jobs.contracts.store import open_store
+    from jobs.contracts.store import StoreOptions, open_store
 
     try:
-        opened = open_store(url, options.store_options())
+        opened = open_store(url, StoreOptions.from_environment())
     except RefrainError as error:
         return Finding("store", "missing", error.what, error.hint), error
     return Finding("store", "ok", f"{opened.url}: of 24 racing writers one won"), None

@@ -84,10 +84,11 @@ def head(*, archive: str) -> None:
 
 def _open(location: str) -> Archive:
     from jobs.assignments.archive import Archive
+    from jobs.contracts.store import StoreOptions
 
     if "://" not in location and location.endswith(".json"):
         location = str(Path(location).with_suffix(".archive"))
-    return Archive.open(location, options.store_options(), read_only=True)
+    return Archive.open(location, StoreOptions.from_environment(), read_only=True)
 
 
 def _no_log(location: str) -> MissingInputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,13 +70,4 @@ def in_store(stage: str, config: Any, url: str, cycle: str, *, again: bool) -> J
     """Run a stage of a cycle over a store; its result. See `jobs.runner.run_in_store`."""
     from jobs.runner import run_in_store
 
-    return run_in_store(stage, config, url=url, cycle=cycle, options=store_options(), again=again)
-
-
-def store_options() -> StoreOptions:
-    """How to reach S3, from the environment; endpoint, region and CA also by boto3's own variables."""
-    return StoreOptions(
-        sse=os.environ.get("REFRAIN_S3_SSE"),
-        sse_kms_key_id=os.environ.get("REFRAIN_S3_SSE_KMS_KEY_ID"),
-        addressing_style=os.environ.get("REFRAIN_S3_ADDRESSING_STYLE", "auto"),
-    )
+    return run_in_store(stage, config, url=url, cycle=cycle, options=StoreOptions.from_environment(), again=again)

@@ -38,11 +38,15 @@ def named(**paths: Path | None) -> dict[str, list[Path]]:
 
 
 def tell(stage: str, result: Mapping[str, Any]) -> None:
-    """Say on standard error what a stage did."""
+    """Say on standard error what a stage did; what has parts of its own is left to its file."""
     for note in result.get("notes", ()):
         click.echo(f"refrain: note: {note}", err=True)
-    counts = (f"{name.replace('_', ' ')} {_plain(value)}" for name, value in result.items() if name != "notes")
+    counts = (f"{name.replace('_', ' ')} {_plain(value)}" for name, value in result.items() if _is_told(name, value))
     click.echo(f"{stage}: {', '.join(counts)}", err=True)
+
+
+def _is_told(name: str, value: Any) -> bool:
+    return name != "notes" and not isinstance(value, dict)
 
 
 def _plain(value: Any) -> str:

@@ -51,10 +51,11 @@ def command(*, name: str, assignments: Path, store: str | None, as_json: bool) -
 
 def _archive(assignments: Path, store: str | None) -> Archive:
     from jobs.assignments.archive import Archive
+    from jobs.contracts.store import StoreOptions
     from jobs.intake.exports import archive_folder
 
     if store:
-        return Archive.open(store, options.store_options(), read_only=True)
+        return Archive.open(store, StoreOptions.from_environment(), read_only=True)
     folder = archive_folder(assignments)
     if not folder.is_dir():
         raise MissingInputError(

@@ -7,6 +7,7 @@ exactly one wins, and each is told truly whether it was the one.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,15 @@ class StoreOptions:
     """File with the certificates of a private CA."""
     addressing_style: str = "auto"
     """`path`, `virtual` or `auto`."""
+
+    @classmethod
+    def from_environment(cls) -> StoreOptions:
+        """What REFRAIN_S3_… say; the SDK reads endpoint, region and CA from its own variables (AWS_…)."""
+        return cls(
+            sse=os.environ.get("REFRAIN_S3_SSE"),
+            sse_kms_key_id=os.environ.get("REFRAIN_S3_SSE_KMS_KEY_ID"),
+            addressing_style=os.environ.get("REFRAIN_S3_ADDRESSING_STYLE") or "auto",
+        )
 
 
 class Store(Protocol):

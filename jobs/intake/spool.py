@@ -69,7 +69,13 @@ class Spool:
                     self._add(mail, date)
             self._fingerprinted.extend((np.flatnonzero(batch.fingerprinted) + first).tolist())
             self._bands.append(batch.bands[batch.fingerprinted])
+        self._date_the_first()
         self._file.flush()
+
+    def _date_the_first(self) -> None:
+        """Give the mails before the first one that has a date that one's, their only dated neighbour's."""
+        first = next((mail for mail, date in enumerate(self.dates) if date != EPOCH), 0)
+        self.dates[:first] = self.dates[first : first + 1] * first
 
     def _add(self, mail: Decoded, date: str) -> None:
         self._file.write(mail.line)

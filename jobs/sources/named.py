@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import unquote
 
 from jobs.contracts.errors import MissingInputError, UsageError
 from jobs.files import STANDARD, input_error, open_input
@@ -119,13 +120,12 @@ def parse_source(text: str) -> Source:
     scheme, separator, rest = text.partition("://")
     if not separator:
         path = Path(text)
-        if path == STANDARD:
-            return FileSource(path)
-        if not path.exists():
-            raise MissingInputError("no such file or folder", where=text)
-        return FolderSource(path) if path.is_dir() else FileSource(path)
+        return FileSource(path) if path == STANDARD else _path_source(path)
     if scheme == "file":
-        return parse_source(rest)
+        path = Path(unquote(rest))
+        if not path.is_absolute():
+            raise UsageError(f"not an absolute path: {text}", hint="write file:///absolute/path, or the path alone")
+        return _path_source(path)
     if scheme == "s3":
         from jobs.sources.objects import ObjectSource
 
@@ -135,3 +135,9 @@ def parse_source(text: str) -> Source:
 
         return ImapSource.parse(text)
     raise UsageError(f"no such kind of mail source: {text}", hint="name a file, a folder, -, imaps://… or s3://…")
+
+
+def _path_source(path: Path) -> Source:
+    if not path.exists():
+        raise MissingInputError("no such file or folder", where=str(path))
+    return FolderSource(path) if path.is_dir() else FileSource(path)

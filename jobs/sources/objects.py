@@ -13,7 +13,7 @@ from typing import cast
 
 from jobs.contracts.errors import MissingInputError, UsageError
 from jobs.contracts.records import Reject
-from jobs.contracts.store import Store, open_store
+from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.files import decompressing
 from jobs.mail.mbox import RawMail
 from jobs.sources.folders import MailFile
@@ -47,7 +47,7 @@ class ObjectSource:
         return batches(self._mails(options))
 
     def _mails(self, options: ReadOptions) -> Iterator[RawMail | Reject]:
-        store = open_store(f"s3://{self.bucket}", read_only=True)
+        store = open_store(f"s3://{self.bucket}", StoreOptions.from_environment(), read_only=True)
         if self.key and not self.key.endswith("/") and store.exists(self.key):
             yield from self._read(store, self.key, MailFile(Path(self.name), self.name), options)
             return

@@ -41,6 +41,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     window_idx = source.this_window() if config.window_idx is None else config.window_idx
     new = np.flatnonzero((table.split == code_of("train")) & (table.window_idx == window_idx))
     num_messages = source.count_messages(new)
+    if window_idx > max(0, table.newest_window()):
+        source.notes.append(f"the newest window is {table.newest_window()}: there is no window {window_idx} yet")
     result: dict[str, Any] = {
         "window_idx": window_idx,
         "new_train_chunks": len(new),

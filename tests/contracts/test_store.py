@@ -423,3 +423,9 @@ def test_server_side_encryption(
     for key in ("put", "conditional", "upload"):
         head = moto_server.client().head_object(Bucket=bucket, Key=f"archive/{key}")
         assert {name: head[name] for name in ("ServerSideEncryption", "SSEKMSKeyId") if name in head} == encryption
+
+
+def test_options_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("SSE", "aws:kms"), ("SSE_KMS_KEY_ID", "key"), ("ADDRESSING_STYLE", "")):
+        monkeypatch.setenv(f"REFRAIN_S3_{name}", value)
+    assert StoreOptions.from_environment() == StoreOptions(sse="aws:kms", sse_kms_key_id="key")

@@ -304,8 +304,9 @@ def test_a_cycle_that_runs_again_finds_its_window(archive: Archive, tmp_path: Pa
 
 def test_undated_mail_takes_its_neighbour_s_date(archive: Archive, tmp_path: Path) -> None:
     undated = {"message_id": "b@x", "email_message": "From: ann@example.org\nMessage-ID: <b@x>\n\ntext\n"}
-    split(archive, [mail("a@x", day="2024-03-05"), undated], tmp_path)
-    assert messages(archive)["b@x"]["date"] == "2024-03-05T09:00:00Z"
+    first = {"message_id": "c@x", "email_message": "From: ann@example.org\nMessage-ID: <c@x>\n\ntext\n"}
+    split(archive, [first, mail("a@x", day="2024-03-05"), undated, mail("d@x", day="2024-03-09")], tmp_path)
+    assert messages(archive)["b@x"]["date"] == messages(archive)["c@x"]["date"] == "2024-03-05T09:00:00Z"
     assert "date-from-neighbour" in messages(archive)["b@x"]["flags"]
 
 

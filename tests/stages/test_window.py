@@ -48,6 +48,13 @@ def test_lists_by_split_and_window(tmp_path: Path) -> None:
     assert result["skipped"] is False
 
 
+def test_a_window_that_is_not_there_yet_is_empty_and_said_so(tmp_path: Path) -> None:
+    inputs = Inputs({"assignments": [write_files(tmp_path, ENTRIES)]})
+    result = run(Config(window_idx=10), inputs, outputs(tmp_path))
+    assert (result["new_train_chunks"], result["skipped"]) == (0, True)
+    assert result["notes"] == ["the newest window is 9: there is no window 10 yet"]
+
+
 def test_exclusions_hold_from_their_window_on(tmp_path: Path) -> None:
     thread = VAL[0].thread_id
     masked = VAL[-1]
