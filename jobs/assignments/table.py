@@ -23,6 +23,7 @@ from jobs.assignments.columns import (
 from jobs.assignments.digests import WIDTH, Bytes, DigestIndex, Ints, SmallInts, number_by_first, pack
 from jobs.assignments.fixed_form import read_rows
 from jobs.assignments.segment import Segment
+from jobs.contracts.artifacts import segment_key
 from jobs.contracts.errors import IntegrityError
 from jobs.contracts.records import SPLITS, chunk_id
 
@@ -180,7 +181,8 @@ def _columns(segment: Segment, *, digests: bool) -> Columns:
     try:
         return columns_of_rows(segment.rows(), digests=digests)
     except IntegrityError as error:
-        raise IntegrityError(f"segment {segment.header.seq} is damaged: {error.what}") from error
+        seq = segment.header.seq
+        raise IntegrityError(f"segment {seq} is damaged: {error.what}", where=segment_key(seq)) from error
 
 
 def _most(groups: Ints, values: Ints, num_groups: int) -> Ints:

@@ -147,8 +147,10 @@ def _check_rows(
     table = LogTable(digests=True)
     try:
         table.extend(archive.log.segments(upto=len(headers) - 1))
+        if headers:
+            archive.log.read(len(headers) - 1).rows()  # no other segment vouches for the newest: every field is read
     except IntegrityError as error:
-        report.problems.append(Problem(error.where, error.what))
+        report.problems.append(Problem(error.where or segment_key(len(headers) - 1), error.what))
         return
     report.num_rows, report.num_threads = len(table), table.num_threads
     report.problems += [Problem(segment_key(seq), what) for seq, what in row_problems(table, headers)]
