@@ -167,6 +167,8 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
         temporary = None
+    except BrokenPipeError:  # of standard output: files have none
+        raise
     except OSError as error:
         raise output_error(path, error) from error
     finally:
@@ -188,6 +190,8 @@ def _standard_output() -> Iterator[BinaryIO]:
     try:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
+    except BrokenPipeError:  # the reader has gone, which is no error: the command line ends quietly
+        raise
     except OSError as error:
         raise output_error("standard output", error) from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -71,7 +70,6 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> Any:
     """Run the command line and exit: the one place where errors become messages and exit codes."""
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `refrain show … | head` ends quietly
     try:
         return cli.main(args=args, prog_name="refrain", standalone_mode=False) or 0
     except click.exceptions.Exit as stop:
@@ -82,6 +80,9 @@ def main(args: list[str] | None = None) -> Any:
     except click.Abort:
         click.echo("refrain: stopped", err=True)
         sys.exit(130)
+    except SystemExit:
+        _forget_unwritten()  # click ends so, quietly, where the reader of our output has gone
+        raise
     except (RefrainError, OSError) as error:
         if os.environ.get("REFRAIN_TRACEBACK"):
             raise

@@ -21,7 +21,7 @@ import orjson
 
 from jobs.contracts.errors import InputError
 from jobs.contracts.records import MailRecord, Reject
-from jobs.files import atomic_output, output_error, write_json
+from jobs.files import STANDARD, atomic_output, output_error, write_json
 from jobs.mail.filters import Filters
 from jobs.mail.limits import EMPTY, MAX_HEADER_BYTES, MAX_HEADER_LINES, MAX_MESSAGE_BYTES, NO_MAILS, Limits
 from jobs.mail.mbox import MboxFormat, RawMail
@@ -218,8 +218,10 @@ class _Records:
     def _write(self, data: bytes) -> None:
         try:
             self._stream.write(data)
+        except BrokenPipeError:
+            raise
         except OSError as error:  # told of this file, not of the one that was opened last
-            raise output_error(self._path, error) from error
+            raise output_error("standard output" if self._path == STANDARD else self._path, error) from error
 
 
 class _Counts:

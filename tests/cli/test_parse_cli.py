@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import zstandard
 from parsing import SEPARATOR, box, ids, mail
-from servers.dovecot import PASSWORD, Dovecot
+from servers.dovecot import PASSWORD, Dovecot, cut_after
 
 from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.errors import AccessError, InputError, MissingInputError, OutputError, TransientError, UsageError
@@ -68,6 +68,16 @@ def test_standard_input_and_output(refrain: Refrain, folder: Path) -> None:
     assert [json.loads(line)["source"] for line in done.stdout.splitlines()] == ["-", "-"]
     assert "1 rejected: empty\n  name a file with --rejects" in done.stderr
     assert [path.name for path in folder.iterdir()] == ["a.mbox.gz"]
+
+
+def test_a_reader_of_the_output_that_goes_away(folder: Path) -> None:
+    (folder / "a.mbox").write_bytes(box(*range(500), body=b"text\n" * 1000))
+    for rejects in ("", "--rejects r.jsonl"):
+        command = f"{Path(sys.executable).with_name('refrain')} parse a.mbox -o - {rejects} | head -c 100"
+        done = subprocess.run(["bash", "-o", "pipefail", "-c", command], check=False, capture_output=True)
+        assert (done.stderr, len(done.stdout)) == (b"", 100)
+        assert done.returncode != 0
+    assert [path.name for path in folder.iterdir()] == ["a.mbox"]
 
 
 def test_a_pipe_by_name(folder: Path) -> None:
@@ -157,6 +167,12 @@ def test_where_it_cannot_be_written(refrain: Refrain, folder: Path) -> None:
     (folder / "file").write_bytes(b"")
     failed(refrain("parse", "a.mbox", "-o", "file/m.jsonl"), OutputError.exit_code, "file/m.jsonl", "cannot be written")
     failed(refrain("parse", "a.mbox", "-o", "/dev/full"), OutputError.exit_code, "/dev/full", "No space left")
+    (folder / "b.mbox").write_bytes(box(*range(500), body=b"text\n" * 1000))
+    with open("/dev/full", "wb") as full:  # noqa: PTH123
+        command = [Path(sys.executable).with_name("refrain"), "parse", "b.mbox", "-o", "-", "--rejects", "r.jsonl"]
+        done = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE, text=True)
+    failed(done, OutputError.exit_code, "standard output", "No space left")
+    assert not (folder / "r.jsonl").exists()
 
 
 def test_a_full_disk_with_several_processes(refrain: Refrain, folder: Path) -> None:
@@ -254,3 +270,19 @@ def test_imap_refused(refrain: Refrain, folder: Path, dovecot: Dovecot) -> None:
     assert "hunter2" not in done.stderr
     assert list(folder.iterdir()) == []
     assert "hunter2" not in os.environ.get("REFRAIN_IMAP_PASSWORD", "")
+
+
+def test_imap_gone_midway(refrain: Refrain, folder: Path, dovecot: Dovecot) -> None:
+    client = dovecot.client()
+    for number in range(20):
+        client.append("INBOX", mail(number, b"line\n" * 5000))
+    client.logout()
+    (folder / "messages.jsonl").write_text("what was there before\n")
+    env = {"REFRAIN_IMAP_PASSWORD": PASSWORD}
+    for num_bytes, reset in ((2_000, False), (4_000, True), (200_000, True), (200_000, False)):
+        with cut_after(dovecot.imaps_port, num_bytes, reset=reset) as port:
+            done = refrain("parse", dovecot.url(port=port), "--cursor", "cursor.json", "--imap-ca", dovecot.ca, env=env)
+        failed(done, TransientError.exit_code, "the connection failed", "nothing was written; run it again")
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {
+            "messages.jsonl": "what was there before\n"
+        }

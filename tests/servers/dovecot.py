@@ -253,9 +253,9 @@ def cut_after(port: int, num_bytes: int, *, reset: bool = False) -> Iterator[int
         for end in (server, client):
             if reset:
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            else:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):
+                # The other thread waits in recv, and holds the connection open until it is woken.
+                end.shutdown(socket.SHUT_RD if reset else socket.SHUT_RDWR)
             end.close()
 
     thread = threading.Thread(target=serve, daemon=True)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from servers.dovecot import PASSWORD, USER, Dovecot, token
+from servers.dovecot import PASSWORD, USER, Dovecot, cut_after, token
 
 from jobs.contracts.errors import AccessError, MissingInputError, TransientError, UsageError
 from jobs.contracts.records import Reject
@@ -205,39 +202,6 @@ def test_a_server_that_is_not_there(dovecot: Dovecot) -> None:
         port = unused.getsockname()[1]
     with pytest.raises(TransientError, match="connection failed"):
         list(ImapSource.parse(dovecot.url(port=port)).mails(ReadOptions(imap_ca=str(dovecot.ca))))
-
-
-@contextmanager
-def cut_after(port: int, num_bytes: int) -> Iterator[int]:
-    """A port that passes on to another, until the server has sent so many bytes; then both ends are closed."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        client, _ = listener.accept()
-        server = socket.create_connection(("127.0.0.1", port))
-        upward = threading.Thread(target=_pass_on, args=(client, server, None), daemon=True)
-        upward.start()
-        _pass_on(server, client, num_bytes)
-
-    thread = threading.Thread(target=serve, daemon=True)
-    thread.start()
-    yield listener.getsockname()[1]
-    listener.close()
-    thread.join(timeout=10)
-
-
-def _pass_on(source: socket.socket, target: socket.socket, limit: int | None) -> None:
-    passed = 0
-    try:
-        while (data := source.recv(4096)) and (limit is None or passed < limit):
-            target.sendall(data)
-            passed += len(data)
-    except OSError:
-        pass
-    for end in (source, target):
-        with suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)
-        end.close()
 
 
 def test_a_server_gone_midway(dovecot: Dovecot) -> None:
