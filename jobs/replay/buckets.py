@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.replay.allocation import Counts, largest_remainders, minimums, ranks, sums_by
-from jobs.replay.hashing import Keys, clockwise, hash_names, mix, places, stream
+from jobs.replay.hashing import Keys, clockwise, hash_column, mix, places, stream
 from jobs.replay.table import ChunkTable, Codes, Rows
 
 
@@ -44,10 +45,10 @@ class Buckets:
             table.sender.astype(np.int64) * num_threads + table.thread, return_inverse=True, return_counts=True
         )
         sender, thread = np.divmod(codes, num_threads)
-        senders = table.senders.take(pa.array(sender)).to_pylist()
-        threads = table.thread_ids.take(pa.array(thread)).to_pylist()
-        names = (f"{a}\0{b}" for a, b in zip(senders, threads, strict=True))
-        keys = mix(hash_names(names), stream(seed, "bucket"))
+        senders = table.senders.take(pa.array(sender))
+        threads = table.thread_ids.take(pa.array(thread))
+        names = pc.binary_join_element_wise(senders, threads, pa.scalar("\0", type=pa.large_string()))
+        keys = mix(hash_column(names), stream(seed, "bucket"))
         return cls(
             of_row=of_row,
             sender=sender,
@@ -55,7 +56,7 @@ class Buckets:
             sizes=sizes,
             position=places(first_windows(of_row, len(codes), table.window_idx), keys),
             keys=keys,
-            sender_keys=mix(hash_names(table.senders.to_pylist()), stream(seed, "sender")),
+            sender_keys=mix(hash_column(table.senders), stream(seed, "sender")),
         )
 
     def among(self, rows: Rows, window_idx: Codes) -> Buckets:

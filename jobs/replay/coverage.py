@@ -6,7 +6,7 @@ before this one are made again, from what the log held then.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from jobs.replay.hashing import mix, stream
 from jobs.replay.rehearsal import Strata
 from jobs.replay.report import Coverage
 from jobs.replay.sampler import StratifiedReplaySampler
-from jobs.replay.table import ChunkTable, Rows, code_of
+from jobs.replay.table import ChunkTable, Codes, Rows, code_of
 
 _MOST_WORK = 30_000_000
 """Chunks times draws that are made again at most: some seconds."""
@@ -31,15 +31,17 @@ def cover(
     Exact for cycles that ran with these settings. The cap on their manifests is taken to be this
     cycle's: the size of its manifest, where that does not hold all that is old.
     """
-    train = log.take((log.split == code_of("train")) & (log.window_idx <= sampler.window_idx))
-    old = train.window_idx < sampler.window_idx - active_windows + 1
-    seen = np.zeros(len(train), dtype=np.bool_)
+    first_active = sampler.window_idx - active_windows + 1
+    is_train = log.split == code_of("train")
+    old = log.take(is_train & (log.window_idx < first_active))
+    num_new = dict(zip(*_counts(log.window_idx[is_train]), strict=True))
+    seen = np.zeros(len(old), dtype=np.bool_)
     drawn = np.unique(np.concatenate([sampler.draw(epoch)[0] for epoch in range(sampler.num_epochs)]))
-    found = train.find(sampler.table.take(drawn).chunk_ids)
+    found = old.find(sampler.table.take(drawn).chunk_ids)
     seen[found[found >= 0]] = True
-    history = _History(train, Strata.of(train, sampler.seed), sampler, active_windows, int(old.sum()))
+    history = _History(Strata.of(old, sampler.seed), num_new, sampler, active_windows)
     earlier = [window for window in cycle_windows if window < sampler.window_idx]
-    again = earlier[max(0, len(earlier) - _MOST_WORK // max(1, len(train) * sampler.num_epochs)) :]
+    again = earlier[max(0, len(earlier) - _MOST_WORK // max(1, len(old) * sampler.num_epochs)) :]
     for window_idx in again:
         for rows in history.draws(window_idx):
             seen[rows] = True
@@ -47,39 +49,47 @@ def cover(
     return Coverage(
         cycles=len(again) + 1,
         of_cycles=len(earlier) + 1,
-        chunks=int(seen[old].sum()),
-        of_chunks=int(old.sum()),
-        buckets=len(np.unique(buckets[seen & old])),
-        of_buckets=len(np.unique(buckets[old])),
+        chunks=int(seen.sum()),
+        of_chunks=len(old),
+        buckets=len(np.unique(buckets[seen])),
+        of_buckets=len(np.unique(buckets)),
     )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _History:
-    train: ChunkTable
     strata: Strata
+    """Of all that is old by now."""
+    num_new: Mapping[int, int]
+    """Train chunks by window."""
     sampler: StratifiedReplaySampler
     active_windows: int
-    num_old: int
 
     def draws(self, window_idx: int) -> Iterator[Rows]:
         """The rows that each epoch of the cycle of an earlier window drew."""
         sampler = self.sampler
         rows = self._manifest(window_idx)
-        num_new = int((self.train.window_idx == window_idx).sum())
+        num_new = self.num_new.get(window_idx, 0)
         quota = replay_quota(num_new, len(rows), sampler.ratio, sampler.max_share, sampler.max_samples)
+        if not quota:
+            return
         manifest = self.strata.among(rows)
-        for epoch in range(sampler.num_epochs if quota else 0):
+        for epoch in range(sampler.num_epochs):
             number = window_idx * sampler.num_epochs + epoch
             shares = manifest.buckets.shares(quota, sampler.min_per_bucket, number)
             keys = mix(manifest.keys, stream(sampler.seed, "draw", number))
             yield rows[lowest(manifest.buckets.of_row, keys, shares)]
 
     def _manifest(self, window_idx: int) -> Rows:
-        rows = np.flatnonzero(self.train.window_idx < window_idx - self.active_windows + 1)
+        rows = np.flatnonzero(self.strata.window_idx < window_idx - self.active_windows + 1)
         cap = self.sampler.num_old
-        if cap == self.num_old or len(rows) <= cap:
+        if len(rows) <= cap:
             return rows
         strata = self.strata.among(rows)
         chosen = strata.choose(window_idx=window_idx, seed=self.sampler.seed, max_samples=cap, max_per_stratum=None)
         return rows[chosen]
+
+
+def _counts(values: Codes) -> tuple[list[int], list[int]]:
+    distinct, counts = np.unique(values, return_counts=True)
+    return distinct.tolist(), counts.tolist()
