@@ -57,6 +57,9 @@ ARTIFACTS: dict[str, Artifact] = {
 DATA_KINDS = ("chunks", "messages", "lengths", "fingerprints", "exclusions", "links")
 """What a commit writes beside its segment, which names every such file with its digest."""
 
+DELETABLE_KINDS = ("chunks", "messages", "lengths")
+"""Those of them that hold texts or addresses: whole files may be deleted, so that people can be forgotten."""
+
 
 def segment_key(seq: int) -> str:
     """Key of a log segment."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jobs.assignments.archive import Archive
 from jobs.assignments.export import assignment_entries
+from jobs.contracts.errors import MissingInputError
 from jobs.contracts.records import Json, Split
 from jobs.files import write_json_array, write_json_object
 from jobs.intake.reading import read_data
@@ -54,7 +55,10 @@ def length_entries(archive: Archive) -> Iterator[tuple[str, Json]]:
     import pyarrow.parquet as pq
 
     for file in archive.files("lengths"):
-        with archive.open_data(file) as stream:
-            table = pq.read_table(stream)
+        try:
+            with archive.open_data(file) as stream:
+                table = pq.read_table(stream)
+        except MissingInputError:  # deleted, as it may be
+            continue
         for row in table.to_pylist():
             yield row.pop("chunk_id"), row

@@ -10,6 +10,8 @@ import orjson
 
 from jobs.assignments.archive import Archive
 from jobs.assignments.segment import DataFile
+from jobs.contracts.artifacts import DELETABLE_KINDS
+from jobs.contracts.errors import MissingInputError
 from jobs.files import decompressed
 
 _BUFFER_BYTES = 1 << 20
@@ -18,12 +20,19 @@ _BUFFER_BYTES = 1 << 20
 def read_data(
     archive: Archive, kind: str, *, windows: Collection[int] | None = None, splits: Collection[str] | None = None
 ) -> Iterator[Any]:
-    """The records of all data files of a kind, in the log's order, or of those of some windows and splits."""
+    """The records of all data files of a kind, in the log's order, or of those of some windows and splits.
+
+    Files that may be deleted, and were, are passed over.
+    """
     for header in archive.headers():
         if windows is None or header.window_idx in windows:
             for file in header.files.get(kind, ()):
                 if splits is None or any(f"/{split}-" in file.key for split in splits):
-                    yield from read_file(archive, file)
+                    try:
+                        yield from read_file(archive, file)
+                    except MissingInputError:
+                        if kind not in DELETABLE_KINDS:
+                            raise
 
 
 def read_file(archive: Archive, file: DataFile) -> Iterator[Any]:

@@ -17,10 +17,10 @@ from jobs.assignments.archive import Archive
 from jobs.assignments.digests import pack
 from jobs.assignments.segment import DataFile, Segment, SegmentHeader
 from jobs.assignments.table import LogTable
-from jobs.contracts.errors import IntegrityError
-from jobs.contracts.records import Exclusion
+from jobs.contracts.errors import IntegrityError, MissingInputError
+from jobs.contracts.records import SPLITS, Exclusion
 from jobs.replay.sources import as_exclusion
-from jobs.replay.table import UNKNOWN, ChunkTable, Rows, decoded_names
+from jobs.replay.table import UNKNOWN, ChunkTable, Mask, Rows, decoded_names
 
 
 class ArchiveSource:
@@ -56,6 +56,23 @@ class ArchiveSource:
             num_tokens=lengths.column("num_tokens").to_numpy(),
             length_bucket=lengths.column("length_bucket").to_numpy(),
         ).with_buckets()
+
+    @cached_property
+    def forgotten(self) -> Mask:
+        """See `ChunkSource`: the chunks whose file is not in the store any more."""
+        there = set(self._archive.store.list("chunks/"))
+        forgotten = np.zeros(len(self._log), dtype=np.bool_)
+        first = 0
+        for header in self._headers:
+            rows = slice(first, first + header.num_rows)
+            gone = [file.key for file in header.files.get("chunks", ()) if file.key not in there]
+            for code, split in enumerate(SPLITS):
+                if any(f"/{split}-" in key for key in gone):
+                    forgotten[rows] |= self._log.split[rows] == code
+            first += header.num_rows
+        if forgotten.any():
+            self.notes.append(f"{forgotten.sum()} chunks are left out: their texts have been deleted")
+        return forgotten
 
     def this_window(self) -> int:
         """See `ChunkSource`."""
@@ -100,7 +117,7 @@ class ArchiveSource:
         """Length metadata by segment, in the order of its rows."""
         first = 0
         for header in self._headers:
-            parts = [self._parquet(file) for file in header.files.get("lengths", ())]
+            parts = [part for file in header.files.get("lengths", ()) if (part := self._parquet(file)) is not None]
             num_rows = sum(part.num_rows for part in parts)
             if not parts:
                 parts = [self._unknown_lengths(range(first, first + header.num_rows))]
@@ -113,9 +130,13 @@ class ArchiveSource:
             yield from parts
 
     def _parquet(self, file: DataFile) -> Any:
+        """Length metadata; None where it has been deleted."""
         names = ["chunk_id", "sender", "num_tokens", "length_bucket"]
-        with self._archive.open_data(file) as stream:
-            return pq.read_table(pa.BufferReader(stream.read()), columns=names).cast(_LENGTHS)
+        try:
+            with self._archive.open_data(file) as stream:
+                return pq.read_table(pa.BufferReader(stream.read()), columns=names).cast(_LENGTHS)
+        except MissingInputError:
+            return None
 
     def _unknown_lengths(self, rows: range) -> Any:
         columns = [

@@ -9,23 +9,34 @@ import numpy.typing as npt
 
 from jobs.contracts.errors import InputError
 from jobs.contracts.records import SPLITS
-from jobs.replay.table import UNKNOWN, ChunkTable, code_of
+from jobs.replay.table import UNKNOWN, ChunkTable, Mask, code_of
 
 _TRAIN = code_of("train")
 
 
-def checked(listed: ChunkTable, path: Path, log: ChunkTable | None, *, first_active: int | None = None) -> ChunkTable:
+def checked(
+    listed: ChunkTable,
+    path: Path,
+    log: ChunkTable | None,
+    *,
+    forgotten: Mask | None = None,
+    first_active: int | None = None,
+) -> ChunkTable:
     """The chunks that a file lists, with what the log says of them.
 
-    `first_active` is the oldest active window where the file must list older chunks alone.
+    `forgotten` says which rows of the log have no text any more, `first_active` is the oldest active
+    window where the file must list older chunks alone.
     Raises InputError that names the file and the first chunk which is of val or test, by its own
-    word or by the log's; which the log does not hold; or which is of an active window.
+    word or by the log's; which the log does not hold; whose text has been deleted; or which is of an
+    active window.
     """
     _refuse(listed, _eval(listed), path, "is of {split}; only train chunks are trained on", "take it out of the list")
     table = listed
     if log is not None:
         rows = log.find(listed.chunk_ids)
         _refuse(listed, rows < 0, path, "is not in the assignments", "make the list again from these assignments")
+        if forgotten is not None:
+            _refuse(listed, forgotten[rows], path, "has no text any more: it was deleted", "make the list again")
         table = log.take(rows)
         _refuse(table, _eval(table), path, "is of {split}, the assignments say", "make the list again with `refrain`")
         table = table.completed(listed)

@@ -14,7 +14,7 @@ from jobs.contracts.errors import InputError, MissingInputError, UsageError
 from jobs.contracts.records import Exclusion, short_digest
 from jobs.files import STANDARD, read_records
 from jobs.replay.reading import Fields, read_chunks
-from jobs.replay.table import LENGTH_NAMES, UNKNOWN, ChunkTable, Rows
+from jobs.replay.table import LENGTH_NAMES, UNKNOWN, ChunkTable, Mask, Rows
 
 if TYPE_CHECKING:
     from jobs.assignments.archive import Archive
@@ -40,6 +40,11 @@ class ChunkSource(Protocol):
     @property
     def table(self) -> ChunkTable:
         """Every chunk, in the log's order."""
+        ...
+
+    @property
+    def forgotten(self) -> Mask:
+        """Of each row of the table: whether its text has been deleted. Nothing can be learnt from it, or scored."""
         ...
 
     def this_window(self) -> int:
@@ -94,6 +99,11 @@ class FileSource:
         table = ChunkTable.from_file(path)
         _require_assigned(table, path)
         return self.completed(table).with_buckets()
+
+    @property
+    def forgotten(self) -> Mask:
+        """See `ChunkSource`; plain files do not tell."""
+        return np.zeros(len(self.table), dtype=np.bool_)
 
     def completed(self, table: ChunkTable) -> ChunkTable:
         """The rows with sender and length from the files that tell them; a note for each that is missing."""

@@ -18,6 +18,7 @@ from jobs.replay.reading import Fields, read_chunks
 
 Rows = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
 
 UNKNOWN = -1
 """Stands for a split, window or length bucket that no input tells."""

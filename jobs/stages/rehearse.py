@@ -41,7 +41,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     table = source.table
     window_idx = source.this_window() if config.window_idx is None else config.window_idx
     if config.split == "train":
-        candidates = eligible(table, window_idx, config.active_windows)
+        candidates = np.setdiff1d(eligible(table, window_idx, config.active_windows), np.flatnonzero(source.forgotten))
         candidates = _without(table, candidates, inputs)
         strata = Strata.of(table.take(candidates), config.seed)
         chosen = candidates[
@@ -53,7 +53,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
             )
         ]
     else:
-        candidates = chosen = np.flatnonzero((table.split == code_of(config.split)) & (table.window_idx <= window_idx))
+        of_split = (table.split == code_of(config.split)) & (table.window_idx <= window_idx)
+        candidates = chosen = np.flatnonzero(of_split & ~source.forgotten)
     result: dict[str, Any] = {"window_idx": window_idx, "old_chunks": len(candidates), "manifest_chunks": len(chosen)}
     entries = table.take(chosen).entries()
     if config.shard_size is None:

@@ -77,9 +77,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
 
 def _lists(config: Config, inputs: Inputs, source: ChunkSource | None) -> tuple[ChunkTable, ChunkTable, int]:
     """The manifest and the new chunks, checked, and the window."""
-    log = None if source is None else source.table
+    log, forgotten = (None, None) if source is None else (source.table, source.forgotten)
     new_path, manifest_path = inputs.one("new_train"), inputs.one("manifest")
-    new = checked(ChunkTable.from_file(new_path).distinct(), new_path, log)
+    new = checked(ChunkTable.from_file(new_path).distinct(), new_path, log, forgotten=forgotten)
     window_idx = config.window_idx
     if window_idx is None:
         window_idx = new.newest_window()
@@ -87,7 +87,8 @@ def _lists(config: Config, inputs: Inputs, source: ChunkSource | None) -> tuple[
         window_idx = source.this_window()
     # Without a new chunk and without a log nothing tells which windows are active; nor is anything drawn.
     first_active = None if window_idx == UNKNOWN else window_idx - config.active_windows + 1
-    manifest = checked(ChunkTable.from_file(manifest_path).distinct(), manifest_path, log, first_active=first_active)
+    manifest = ChunkTable.from_file(manifest_path).distinct()
+    manifest = checked(manifest, manifest_path, log, forgotten=forgotten, first_active=first_active)
     return manifest, new, max(0, window_idx)
 
 

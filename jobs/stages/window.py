@@ -32,6 +32,8 @@ class Config:
 def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     """Write those of new_train, val_set and test_set that are wanted, each an array of manifest entries.
 
+    Chunks whose texts have been deleted are in none of them.
+
     new_train is the window's own train chunks. val and test are all chunks of theirs up to the
     window, except those of threads that were excluded by then; `masked_messages` lists the short
     digests of messages that evaluation leaves out of a chunk's score.
@@ -39,7 +41,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     source = open_source(inputs.paths, inputs.archive, inputs.cycle, messages=True)
     table = source.table
     window_idx = source.this_window() if config.window_idx is None else config.window_idx
-    new = np.flatnonzero((table.split == code_of("train")) & (table.window_idx == window_idx))
+    of_window = (table.split == code_of("train")) & (table.window_idx == window_idx)
+    new = np.flatnonzero(of_window & ~source.forgotten)
     num_messages = source.count_messages(new)
     if window_idx > max(0, table.newest_window()):
         source.notes.append(f"the newest window is {table.newest_window()}: there is no window {window_idx} yet")
@@ -68,7 +71,7 @@ def _write_eval_sets(source: ChunkSource, outputs: Outputs, window_idx: int) -> 
     for kind, split in _EVAL:
         if kind not in outputs:
             continue
-        of_split = (table.split == code_of(split)) & (table.window_idx <= window_idx)
+        of_split = (table.split == code_of(split)) & (table.window_idx <= window_idx) & ~source.forgotten
         rows = np.flatnonzero(of_split & ~is_tainted)
         hidden = source.masked_messages(rows, masked)
         write_json_array(outputs[kind], _eval_entries(table, rows, hidden))
