@@ -165,14 +165,19 @@ def test_read_only(new_store: NewStore, tmp_path: Path) -> None:
     assert reader.get("a") == b"1"
 
 
-@pytest.mark.parametrize(
-    "key", ["", "/a", "a/", "a//b", "../a", "a/../b", "./a", ".unfinished/a", "a\\b", "a\nb", "x" * 1001]
-)
-def test_keys_that_are_none(store: Store, key: str) -> None:
-    for use in (store.get, store.open, store.exists, store.delete, lambda k: store.put(k, b""),
-                lambda k: store.put_if_absent(k, b"")):  # fmt: skip
-        with pytest.raises(UsageError, match="not a key"):
-            use(key)
+def test_keys_that_are_none(store: Store) -> None:
+    keys = ["", "/a", "a/", "a//b", "../a", "a/../b", "./a", ".unfinished/a", "a\\b", "a\nb", "x" * 1001]
+    for key in keys:
+        for use in (
+            store.get,
+            store.open,
+            store.exists,
+            store.delete,
+            lambda key: store.put(key, b""),
+            lambda key: store.put_if_absent(key, b""),
+        ):
+            with pytest.raises(UsageError, match="not a key"):
+                use(key)
 
 
 def test_urls(tmp_path: Path) -> None:
