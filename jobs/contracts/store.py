@@ -35,8 +35,9 @@ class StoreOptions:
 
     @classmethod
     def from_environment(cls) -> StoreOptions:
-        """What REFRAIN_S3_… say; the SDK reads endpoint, region and CA from its own variables (AWS_…)."""
+        """What AWS_REGION and REFRAIN_S3_… say; the SDK knows the other variables (AWS_…) itself, but not that one."""
         return cls(
+            region=os.environ.get("AWS_REGION") or None,
             sse=os.environ.get("REFRAIN_S3_SSE"),
             sse_kms_key_id=os.environ.get("REFRAIN_S3_SSE_KMS_KEY_ID"),
             addressing_style=os.environ.get("REFRAIN_S3_ADDRESSING_STYLE") or "auto",

@@ -433,4 +433,5 @@ def test_server_side_encryption(
 def test_options_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("SSE", "aws:kms"), ("SSE_KMS_KEY_ID", "key"), ("ADDRESSING_STYLE", "")):
         monkeypatch.setenv(f"REFRAIN_S3_{name}", value)
-    assert StoreOptions.from_environment() == StoreOptions(sse="aws:kms", sse_kms_key_id="key")
+    monkeypatch.setenv("AWS_REGION", "eu-north-1")
+    assert StoreOptions.from_environment() == StoreOptions(region="eu-north-1", sse="aws:kms", sse_kms_key_id="key")
