@@ -7,34 +7,28 @@ to the rejects with its reason; nothing is dropped without one.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections import Counter
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import orjson
 
 from jobs.contracts.errors import InputError
-from jobs.contracts.records import MailRecord, Reject
 from jobs.files import STANDARD, atomic_output, output_error, write_json
 from jobs.mail.filters import Filters
 from jobs.mail.limits import EMPTY, MAX_HEADER_BYTES, MAX_HEADER_LINES, MAX_MESSAGE_BYTES, NO_MAILS, Limits
-from jobs.mail.mbox import MboxFormat, RawMail
-from jobs.mail.record import to_record
+from jobs.mail.mbox import MboxFormat
 from jobs.progress import bar
+from jobs.sources.converting import Convert, Converted, convert_all
 from jobs.sources.cursors import read_cursors
 from jobs.sources.named import parse_sources
 from jobs.sources.options import ReadOptions
-from jobs.sources.parts import MboxRange, Part, Span
 from jobs.stages import Inputs, Outputs
-
-ALONE_BYTES = 32 << 20
-"""So much is read before other processes are started: they would not have been ready sooner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +69,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
         rejects = stack.enter_context(atomic_output(outputs["rejects"])) if "rejects" in outputs else None
         progress = stack.enter_context(bar("parse", unit=" mails"))
         parts = (part for source in sources for part in source.parts(options))
-        for done in _converted(parts, _Convert(options, filters), workers):
+        for done in convert_all(parts, Convert(options, filters, messages.between), workers):
             messages.write(done.records)
             counts.add(done)
             progress.update(done.num_records)
@@ -106,86 +100,6 @@ def _no_mail(sources: Iterable[str], counts: _Counts) -> InputError:
     )
 
 
-# ---- from parts to records
-
-
-@dataclass(slots=True)
-class _Done:
-    """What became of one part."""
-
-    records: bytes
-    """JSON, one a line."""
-    num_records: int
-    rejects: list[Reject]
-    left_out: Counter[str]
-    """By the filter's rule."""
-    span: Span | None
-
-
-class _Convert:
-    """Reads a part and makes records of it; in any process."""
-
-    def __init__(self, options: ReadOptions, filters: Filters) -> None:
-        self._options = options
-        self._filters = filters
-
-    def __call__(self, part: Part) -> _Done:
-        limits, filters = self._options.limits, self._filters
-        lines: list[bytes] = []
-        done = _Done(b"", 0, [], Counter(), None)
-        for mail in part.mails(self._options):
-            taken = to_record(mail, limits, filters) if isinstance(mail, RawMail) else mail
-            if isinstance(taken, MailRecord):
-                lines.append(orjson.dumps(taken))
-            elif isinstance(taken, Reject):
-                done.rejects.append(taken)
-            else:
-                done.left_out[taken] += 1
-        done.records, done.num_records = b"\n".join(lines), len(lines)
-        done.span = part.span if isinstance(part, MboxRange) else None
-        return done
-
-
-def _converted(parts: Iterable[Part], convert: _Convert, workers: int) -> Iterator[_Done]:
-    """What became of the parts, in their order. Ranges of an mbox that do not meet are read again."""
-    expected = 0
-    for part, done in _in_order(iter(parts), convert, workers):
-        if isinstance(part, MboxRange):
-            if part.exact:
-                taken = done
-            elif expected >= part.end:
-                continue  # all of it belongs to a mail that began before
-            else:
-                known = done.span is not None and done.span[0] == expected
-                taken = done if known else convert(replace(part, begin=expected, exact=True))
-            assert taken.span is not None
-            expected = taken.span[1]
-            yield taken
-        else:
-            yield done
-
-
-def _in_order(parts: Iterator[Part], convert: _Convert, workers: int) -> Iterator[tuple[Part, _Done]]:
-    """Each part with what became of it, in their order; a few of them under way at once where there are many."""
-    num_bytes = 0
-    for part in parts:
-        yield part, convert(part)
-        num_bytes += part.num_bytes
-        if workers > 1 and num_bytes > ALONE_BYTES:
-            break
-    else:
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        pending: deque[tuple[Part, Future[_Done]]] = deque()
-        for part in parts:
-            pending.append((part, pool.submit(convert, part)))
-            if len(pending) > 2 * workers:
-                oldest, future = pending.popleft()
-                yield oldest, future.result()
-        for part, future in pending:
-            yield part, future.result()
-
-
 # ---- results
 
 
@@ -197,15 +111,14 @@ class _Records:
         self._path = path
         name = path.name.removesuffix(".gz").removesuffix(".zst")
         self._array = name.endswith(".json")
-        self._between = b",\n" if self._array else b"\n"
+        self.between = b",\n" if self._array else b"\n"
         self._empty = True
 
-    def write(self, records: bytes) -> None:
-        """Write records, one a line. JSON holds no line break of its own, so those are between records."""
+    def write(self, records: bytes | mmap) -> None:
+        """Write records that have `between` between them."""
         if records:
-            start = (b"[\n" if self._array else b"") if self._empty else self._between
-            self._write(start)
-            self._write(records.replace(b"\n", self._between) if self._array else records)
+            self._write((b"[\n" if self._array else b"") if self._empty else self.between)
+            self._write(records)
             self._empty = False
 
     def end(self) -> None:
@@ -215,7 +128,7 @@ class _Records:
             ending = b"[]\n" if self._empty else b"\n]\n"
         self._write(ending)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes | mmap) -> None:
         try:
             self._stream.write(data)
         except BrokenPipeError:
@@ -232,7 +145,7 @@ class _Counts:
         self.rejected: Counter[str] = Counter()
         self.left_out: Counter[str] = Counter()
 
-    def add(self, done: _Done) -> None:
+    def add(self, done: Converted) -> None:
         self.kept += done.num_records
         self.rejected.update(reject.reason for reject in done.rejects)
         self.left_out.update(done.left_out)

@@ -16,9 +16,9 @@ import zstandard
 from parsing import PEAK, SEPARATOR, box, ids, mail, parsed, peak_bytes
 
 from jobs.contracts.errors import InputError, MissingInputError, OutputError, TransientError, UsageError
-from jobs.sources import parts
+from jobs.sources import converting, parts
 from jobs.sources.folders import walk
-from jobs.stages import Inputs, Outputs, parse
+from jobs.stages import Inputs, Outputs
 from jobs.stages.parse import Config, run
 
 # ---- what is read
@@ -162,7 +162,7 @@ def test_the_same_bytes_in_any_order_and_with_any_workers(tmp_path: Path, monkey
     monkeypatch.setattr("jobs.sources.named.RANGE_BYTES", 5000)
     monkeypatch.setattr("jobs.sources.named.FILES_AT_ONCE", 7)
     assert parsed(tmp_path, *reversed(sources), workers=2) == expected
-    monkeypatch.setattr(parse, "ALONE_BYTES", 0)
+    monkeypatch.setattr(converting, "ALONE_BYTES", 0)
     assert parsed(tmp_path, *random.Random(1).sample(sources, len(sources)), workers=4) == expected
     assert (tmp_path / "out/messages.jsonl").read_bytes() == whole
     # A range's first separator may be one that stands within a mail: such ranges are read again.
@@ -174,7 +174,7 @@ def test_the_same_bytes_in_any_order_and_with_any_workers(tmp_path: Path, monkey
         spans.append((part.begin, part.exact))
 
     monkeypatch.setattr(parts.MboxRange, "mails", spying)
-    monkeypatch.setattr(parse, "ALONE_BYTES", 1 << 30)
+    monkeypatch.setattr(converting, "ALONE_BYTES", 1 << 30)
     assert parsed(tmp_path, *sources, workers=2) == expected
     assert sum(exact for _, exact in spans) > 2
 

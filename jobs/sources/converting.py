@@ -1,0 +1,155 @@
+"""From parts to records, in one process or several; the order is that of the parts.
+
+What another process made comes back in a file: through a pipe it would take several times as long.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import orjson
+
+from jobs.contracts.records import MailRecord, Reject
+from jobs.files import output_error
+from jobs.mail.filters import Filters
+from jobs.mail.mbox import RawMail
+from jobs.mail.record import to_record
+from jobs.sources.options import ReadOptions
+from jobs.sources.parts import MboxRange, Part, Span
+
+ALONE_BYTES = 32 << 20
+"""So much is read before other processes are started: they would not have been ready sooner."""
+
+
+@dataclass(slots=True)
+class Converted:
+    """What became of one part."""
+
+    records: bytes | mmap.mmap = b""
+    """JSON, with `between` between one record and the next."""
+    num_records: int = 0
+    rejects: list[Reject] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    """How many mails each rule of the filters left out."""
+    span: Span | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Convert:
+    """Reads a part and makes records of it."""
+
+    options: ReadOptions
+    filters: Filters
+    between: bytes
+
+    def __call__(self, part: Part) -> Converted:
+        """What became of the part; what reading it raises."""
+        limits, filters = self.options.limits, self.filters
+        lines: list[bytes] = []
+        done = Converted()
+        for mail in part.mails(self.options):
+            taken = to_record(mail, limits, filters) if isinstance(mail, RawMail) else mail
+            if isinstance(taken, MailRecord):
+                lines.append(orjson.dumps(taken))
+            elif isinstance(taken, Reject):
+                done.rejects.append(taken)
+            else:
+                done.left_out[taken] += 1
+        done.records, done.num_records = self.between.join(lines), len(lines)
+        done.span = part.span if isinstance(part, MboxRange) else None
+        return done
+
+
+def convert_all(parts: Iterable[Part], convert: Convert, workers: int) -> Iterator[Converted]:
+    """What became of the parts, in their order. Ranges of an mbox that do not meet are read again."""
+    expected = 0
+    for part, done in _in_order(iter(parts), convert, workers):
+        if not isinstance(part, MboxRange):
+            yield done
+        elif part.exact or expected < part.end:  # else all of it belongs to a mail that began before
+            assert done.span is not None
+            meets = part.exact or done.span[0] == expected
+            taken = done if meets else convert(replace(part, begin=expected, exact=True))
+            assert taken.span is not None
+            expected = taken.span[1]
+            yield taken
+
+
+def _in_order(parts: Iterator[Part], convert: Convert, workers: int) -> Iterator[tuple[Part, Converted]]:
+    num_bytes = 0
+    for part in parts:
+        yield part, convert(part)
+        num_bytes += part.num_bytes
+        if workers > 1 and num_bytes > ALONE_BYTES:
+            yield from _shared(parts, convert, workers)
+
+
+def _shared(parts: Iterator[Part], convert: Convert, workers: int) -> Iterator[tuple[Part, Converted]]:
+    """The rest of the parts, converted by other processes, a few of them ahead of what is taken."""
+    with (
+        tempfile.TemporaryDirectory(prefix="refrain-parse-") as folder,
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (convert, folder)) as pool,
+    ):
+        pending: deque[tuple[Part, Future[tuple[Converted, Path]]]] = deque()
+        try:
+            for part in parts:
+                pending.append((part, pool.submit(_work, part)))
+                if len(pending) > 2 * workers:
+                    yield _fetched(*pending.popleft())
+            while pending:
+                yield _fetched(*pending.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fetched(part: Part, future: Future[tuple[Converted, Path]]) -> tuple[Part, Converted]:
+    done, path = future.result()
+    if done.num_records:
+        with path.open("rb") as stream:
+            done.records = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    path.unlink()
+    return part, done
+
+
+# ---- in a worker
+
+_state: tuple[Convert, str] | None = None
+
+
+def _start(convert: Convert, folder: str) -> None:
+    """Leave Ctrl-C to the parent, and end when it ends, however that happens."""
+    global _state  # noqa: PLW0603 - one per process, set by the pool
+    _state = (convert, folder)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _work(part: Part) -> tuple[Converted, Path]:
+    assert _state is not None
+    convert, folder = _state
+    done = convert(part)
+    try:
+        descriptor, name = tempfile.mkstemp(dir=folder)
+        with os.fdopen(descriptor, "wb", buffering=0) as stream:
+            stream.write(done.records)
+    except OSError as error:
+        raise output_error(folder, error) from error
+    done.records = b""
+    return done, Path(name)
