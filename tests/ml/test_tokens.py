@@ -1,8 +1,10 @@
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from components import require
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
@@ -131,7 +133,7 @@ def test_without_transformers_the_message_says_what_to_install(tmp_path, monkeyp
 
 
 def test_a_tokenizer_of_another_form_is_read_by_transformers(tmp_path, counter):
-    pytest.importorskip("transformers", reason="transformers, of the train extra, is not installed")
+    require(find_spec("transformers"), "transformers is not installed")
     model = json.loads(trained().to_str())["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
     (tmp_path / "merges.txt").write_text("".join(" ".join(pair) + "\n" for pair in model["merges"]))
@@ -140,6 +142,6 @@ def test_a_tokenizer_of_another_form_is_read_by_transformers(tmp_path, counter):
 
 
 def test_a_folder_that_transformers_cannot_read(tmp_path):
-    pytest.importorskip("transformers", reason="transformers, of the train extra, is not installed")
+    require(find_spec("transformers"), "transformers is not installed")
     with pytest.raises(MissingInputError, match="cannot be loaded"):
         load_token_counter(str(tmp_path))
