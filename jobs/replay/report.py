@@ -125,7 +125,7 @@ class Report:
     rehearsed: int
     """Different old chunks among those drawn."""
     senders: list[SenderRow]
-    """By new and drawn chunks, most first; then by name."""
+    """By new and drawn chunks, then by old ones, most first; then by name."""
     strata: Strata
     coverage: Coverage | None = None
     """None where there is no log to tell it from."""
@@ -184,7 +184,7 @@ class Report:
             yield f"{row.new:>9} {row.available:>9} {row.drawn:>9} {row.share:>7.1%}  {row.sender or '(unknown)'}"
         if (more := len(self.senders) - _PRINTED_ROWS) > 0:
             yield f"{'':>9} {'':>9} {'':>9} {'':>7}  and {more} more"
-        if not len(self.strata):
+        if not self.replay_chunks:
             return
         yield ""
         yield "strata, those most rehearsed"
@@ -254,7 +254,7 @@ class Tally:
         drawn = sums_by(buckets.sender, self._drawn, len(names))
         rows = map(SenderRow, names, new.tolist(), old.tolist(), drawn.tolist(), shares_of(drawn, self._chunks[1]))
         present = [row for row in rows if row.new or row.available]
-        return sorted(present, key=lambda row: (-row.new - row.drawn, row.sender))
+        return sorted(present, key=lambda row: (-row.new - row.drawn, -row.available, row.sender))
 
 
 def shares_of(parts: Counts, whole: int) -> list[float]:
