@@ -17,6 +17,9 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 LENGTH_BUCKET_EDGES = (256, 512, 1024)
 """Upper edges, in tokens and inclusive, of all length buckets but the last, which the budget closes."""
 
+LENGTH_NAMES = ("num_tokens", "tokens", "token_count", "length")
+"""Under which of these names a file of the original's shape has a chunk's number of tokens."""
+
 SHORT_DIGEST_CHARS = 32
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import orjson
+from typing import Any
 
 from jobs.assignments.archive import Archive
-from jobs.assignments.segment import DataFile, Draft, Head
+from jobs.assignments.segment import Draft, Head
 from jobs.contracts.errors import TransientError
 from jobs.contracts.records import (
     SPLITS,
@@ -26,14 +24,12 @@ from jobs.contracts.records import (
     length_bucket,
     short_digest,
 )
-from jobs.files import scratch_output
 from jobs.intake.cutting import Cutter, ThreadState
+from jobs.intake.data_files import DataFiles, length_table
 from jobs.intake.overlap import Overlap
 from jobs.intake.placing import Placed, Placement
 from jobs.intake.spool import Spool, unquoted
 from jobs.mail.windows import Window
-
-_RECORDS_SUFFIX = ".jsonl.zst"
 
 
 class OvertakenError(TransientError):
@@ -75,9 +71,9 @@ class WindowWriter:
     def commit(self, window: Placement, cursors: Mapping[str, Any], after: Head) -> Head:
         """Write a window's files, then its segment; the new head. OvertakenError where `after` is the head no more."""
         with tempfile.TemporaryDirectory(prefix="refrain-window-") as folder:
-            files = _Files(self._archive, window.window_idx, Path(folder))
+            files = DataFiles(self._archive, window.window_idx, Path(folder))
             rows, lengths = self._write_chunks(window, files)
-            files.add_bytes("lengths", _length_table(lengths), len(lengths), ".parquet")
+            files.add_bytes("lengths", length_table(lengths), len(lengths), ".parquet")
             files.add_bytes("fingerprints", *self._overlap.file(window), ".npy")
             files.add_records("exclusions", self._overlap.exclusions(window))
             files.add_records("links", self._overlap.links(window))
@@ -99,7 +95,7 @@ class WindowWriter:
             self._archive.log.append(build)
         return self._archive.log.head()
 
-    def _write_chunks(self, window: Placement, files: _Files) -> tuple[list[Assignment], list[Length]]:
+    def _write_chunks(self, window: Placement, files: DataFiles) -> tuple[list[Assignment], list[Length]]:
         rows: list[Assignment] = []
         lengths: list[Length] = []
         with ExitStack() as stack:
@@ -166,69 +162,3 @@ class WindowWriter:
 def _length(chunk: Chunk) -> Length:
     bucket = length_bucket(chunk.num_tokens)
     return Length(chunk.chunk_id, chunk.sender, chunk.num_tokens, chunk.num_target_tokens, bucket)
-
-
-def _length_table(lengths: Sequence[Length]) -> bytes:
-    """Length metadata as Parquet, in the order of the rows."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    table = pa.table(
-        {
-            "chunk_id": pa.array([one.chunk_id for one in lengths], pa.string()),
-            "sender": pa.array([one.sender for one in lengths], pa.string()).dictionary_encode(),
-            "num_tokens": pa.array([one.num_tokens for one in lengths], pa.int32()),
-            "num_target_tokens": pa.array([one.num_target_tokens for one in lengths], pa.int32()),
-            "length_bucket": pa.array([one.length_bucket for one in lengths], pa.int8()),
-        }
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue())
-
-
-class _Records:
-    """JSON lines on their way into a data file."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.count = 0
-
-    def write(self, record: Any) -> None:
-        self._stream.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
-        self.count += 1
-
-
-class _Files:
-    """The data files of one window: made in a scratch folder, written to the archive, named in the segment."""
-
-    def __init__(self, archive: Archive, window_idx: int, folder: Path) -> None:
-        self._archive = archive
-        self._window_idx = window_idx
-        self._folder = folder
-        self.written: dict[str, list[DataFile]] = {}
-
-    @contextmanager
-    def records(self, kind: str, name: str) -> Iterator[_Records]:
-        """A file of compressed JSON lines; none is written where there is no record."""
-        path = self._folder / f"{kind}-{name}{_RECORDS_SUFFIX}"
-        with scratch_output(path) as stream:
-            records = _Records(stream)
-            yield records
-        if records.count:
-            self._add(kind, name, path, records.count, _RECORDS_SUFFIX)
-
-    def add_records(self, kind: str, records: Iterable[Any]) -> None:
-        """A small file of records."""
-        with self.records(kind, kind) as file:
-            for record in records:
-                file.write(record)
-
-    def add_bytes(self, kind: str, data: bytes, num_rows: int, suffix: str) -> None:
-        """A file made in memory."""
-        if num_rows:
-            self._add(kind, kind, data, num_rows, suffix)
-
-    def _add(self, kind: str, name: str, source: bytes | Path, num_rows: int, suffix: str) -> None:
-        file = self._archive.write_data(kind, self._window_idx, name, source, num_rows=num_rows, suffix=suffix)
-        self.written.setdefault(kind, []).append(file)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jobs.assignments.archive import Archive
 from jobs.assignments.digests import Bytes, pack
-from jobs.contracts.records import SPLITS, Chunk, ChunkMessage, Link, Split, chunk_id, short_digest
+from jobs.contracts.records import SPLITS, Chunk, ChunkMessage, Json, Link, Split, chunk_id, short_digest
 from jobs.intake.reading import read_data
 from jobs.mail.threading import UNKNOWN
 from jobs.mail.windows import Period
@@ -90,9 +90,16 @@ class Known:
         windows = {int(self._table.last_window[thread]) for thread in threads}
         splits = {self.split(thread) for thread in threads}
         for record in read_data(self._archive, "chunks", windows=windows, splits=splits) if wanted else ():
-            if record["chunk_id"] in wanted:
-                record["messages"] = [ChunkMessage(**one) for one in record["messages"]]
-                yield wanted[record["chunk_id"]], Chunk(**record)
+            if record["chunk_id"] in wanted and (chunk := _chunk(record)) is not None:
+                yield wanted[record["chunk_id"]], chunk
+
+
+def _chunk(record: Json) -> Chunk | None:
+    """A chunk from its record; None for one of another shape, which was taken over."""
+    try:
+        return Chunk(**record | {"messages": [ChunkMessage(**one) for one in record["messages"]]})
+    except (KeyError, TypeError):
+        return None
 
 
 def _digests(message_ids: Sequence[str]) -> Bytes:

@@ -1,30 +1,41 @@
 """Assignments of the original's shape, taken over into a log: a map of chunk id to split, thread and window.
 
 The map does not tell which mail it stands for; chunks.json beside it does, or the records in splits/.
-Threads keep their ids, splits and windows, and grow from there.
+Threads keep their ids, splits and windows, and grow from there; texts, records and lengths come along.
 """
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jobs.assignments.archive import Archive
-from jobs.assignments.segment import Draft, Head
+from jobs.assignments.segment import DataFile, Draft, Head
 from jobs.contracts.errors import ConfigError, InputError
 from jobs.contracts.records import SPLITS, Assignment, Json, short_digest
-from jobs.files import read_json, read_records
+from jobs.files import read_json
+from jobs.intake.data_files import DataFiles, length_table
+from jobs.intake.original_files import OriginalFiles
+from jobs.intake.overlap import fingerprints_file
 
 TAKEN_OVER = "taken-over"
 """What stands for a cycle in the segments' headers."""
 
 
-def take_over(archive: Archive, assignments: Path, splits: Path, parameters: Json) -> int:
-    """Begin an empty archive with the rows of an assignments.json, a segment per window; how many rows there were.
+def is_to_be_taken_over(archive: Archive) -> bool:
+    """Whether an archive is empty, or holds nothing but what was taken over: that may have been stopped half-way."""
+    return all(header.cycle == TAKEN_OVER for header in archive.headers())
 
+
+def take_over(archive: Archive, assignments: Path, splits: Iterable[Path], parameters: Json) -> int:
+    """Put the rows of an assignments.json into an archive, a segment per window; how many rows there were.
+
+    `splits` are the files of decoded mails. Windows that were taken over before are passed over.
     Raises InputError for a map of another shape, ConfigError where nothing tells which mail the rows stand for.
     """
     entries = read_json(assignments)
@@ -32,7 +43,8 @@ def take_over(archive: Archive, assignments: Path, splits: Path, parameters: Jso
         raise InputError("not a map of chunk ids", where=str(assignments))
     if not entries:
         return 0
-    members = _members(entries, assignments.parent / "chunks.json", splits)
+    files = OriginalFiles.read(assignments.parent, splits)
+    members = files.members(entries)
     if not any(members.values()):
         raise ConfigError(
             "nothing tells which mail its rows stand for: neither its archive, nor chunks.json, nor splits/ is there",
@@ -41,11 +53,15 @@ def take_over(archive: Archive, assignments: Path, splits: Path, parameters: Jso
         )
     windows: dict[int, list[Assignment]] = defaultdict(list)
     for chunk_id, entry in entries.items():
-        row = _row(chunk_id, entry, members[chunk_id], str(assignments))
+        text = files.chunks.get(chunk_id, {}).get("text")
+        row = _row(chunk_id, entry, members[chunk_id], text if isinstance(text, str) else None, str(assignments))
         windows[row.window_idx].append(row)
+    done = {header.window_idx for header in archive.headers()}
     for window_idx, rows in sorted(windows.items()):
-        draft = Draft(rows, window_idx, parameters, TAKEN_OVER)
-        archive.log.append(partial(_always, draft))
+        if window_idx not in done:
+            data = _data(archive, window_idx, rows, members, files)
+            draft = Draft(rows, window_idx, parameters, TAKEN_OVER, files=data)
+            archive.log.append(partial(_always, draft))
     return len(entries)
 
 
@@ -53,7 +69,7 @@ def _always(draft: Draft, _head: Head) -> Draft:
     return draft
 
 
-def _row(chunk_id: str, entry: Any, message_ids: list[str], where: str) -> Assignment:
+def _row(chunk_id: str, entry: Any, message_ids: list[str], text: str | None, where: str) -> Assignment:
     try:
         thread_id, split, window_idx = str(entry["thread_id"]), entry["split"], int(entry["window_idx"])
     except (KeyError, TypeError, ValueError) as error:
@@ -61,53 +77,39 @@ def _row(chunk_id: str, entry: Any, message_ids: list[str], where: str) -> Assig
     if split not in SPLITS:
         raise InputError(f"{chunk_id!r} has the split {split!r}", where=where, hint="train, val or test")
     digests = [short_digest(one) for one in message_ids]
+    text_sha256 = hashlib.sha256(text.encode()).hexdigest() if text is not None else ""
     # Nothing is known of the mails' contents: the Message-ID's digest stands for it (see Known.has_whole).
-    return Assignment(chunk_id, thread_id, split, window_idx, digests, list(digests), [], "")
+    return Assignment(chunk_id, thread_id, split, window_idx, digests, list(digests), [], text_sha256)
 
 
-def _members(entries: Json, chunks: Path, splits: Path) -> dict[str, list[str]]:
-    """The Message-IDs of each chunk's mail; mail of which only the thread is known goes to its first chunk."""
-    members: dict[str, list[str]] = {chunk_id: [] for chunk_id in entries}
-    listed: set[str] = set()
-    for chunk_id, message_id in _from_chunks(chunks):
-        if chunk_id in members and message_id not in listed:
-            listed.add(message_id)
-            members[chunk_id].append(message_id)
-    first_chunk: dict[str, str] = {}
-    for chunk_id, entry in entries.items():
-        if isinstance(entry, dict):
-            first_chunk.setdefault(str(entry.get("thread_id")), chunk_id)
-    for thread_id, message_id in _from_splits(splits):
-        if thread_id in first_chunk and message_id not in listed:
-            listed.add(message_id)
-            members[first_chunk[thread_id]].append(message_id)
-    return members
+def _data(
+    archive: Archive,
+    window_idx: int,
+    rows: list[Assignment],
+    members: Mapping[str, list[str]],
+    files: OriginalFiles,
+) -> dict[str, list[DataFile]]:
+    """The data files of one window: what the original's files hold of its chunks and mails."""
+    chunks: dict[str, list[Json]] = {split: [] for split in SPLITS}
+    mails: dict[str, list[Json]] = {split: [] for split in SPLITS}
+    for row in rows:
+        place = {"thread_id": row.thread_id, "split": row.split, "window_idx": window_idx}
+        if row.chunk_id in files.chunks:
+            chunks[row.split].append(files.chunks[row.chunk_id] | {"chunk_id": row.chunk_id} | place)
+        mails[row.split] += [files.mails[one] | place for one in members[row.chunk_id] if one in files.mails]
+    lengths = [files.length(row.chunk_id) for row in rows]
+    with tempfile.TemporaryDirectory(prefix="refrain-window-") as folder:
+        data = DataFiles(archive, window_idx, Path(folder))
+        for split in SPLITS:
+            data.add_records("chunks", chunks[split], name=split)
+            data.add_records("messages", mails[split], name=split)
+        if any(length.num_tokens or length.sender for length in lengths):
+            data.add_bytes("lengths", length_table(lengths), len(lengths), ".parquet")
+        texts = [(one["message_id"], _text(one), split == "train") for split in SPLITS for one in mails[split]]
+        data.add_bytes("fingerprints", *fingerprints_file(texts), ".npy")
+    return data.written
 
 
-def _from_chunks(path: Path) -> Iterator[tuple[str, str]]:
-    if not path.exists():
-        return
-    for chunk_id, chunk in _keyed(read_records(path)):
-        for message in chunk.get("message_ids") or chunk.get("messages") or []:
-            message_id = message.get("message_id") if isinstance(message, dict) else message
-            context = isinstance(message, dict) and message.get("context")
-            if isinstance(message_id, str) and not context:
-                yield chunk_id, message_id
-
-
-def _keyed(records: Iterable[Any]) -> Iterator[tuple[str, Json]]:
-    """Chunks by id, from records that name theirs or from one map."""
-    for record in records:
-        if not isinstance(record, dict):
-            continue
-        if "chunk_id" in record:
-            yield str(record["chunk_id"]), record
-        else:
-            yield from ((str(name), chunk) for name, chunk in record.items() if isinstance(chunk, dict))
-
-
-def _from_splits(folder: Path) -> Iterator[tuple[str, str]]:
-    for path in sorted(folder.glob("*.json*")) if folder.is_dir() else []:
-        for record in read_records(path):
-            if isinstance(record, dict) and "thread_id" in record and "message_id" in record:
-                yield str(record["thread_id"]), str(record["message_id"])
+def _text(mail: Json) -> str:
+    text = mail.get("text_unquoted", mail.get("text"))
+    return text if isinstance(text, str) else ""

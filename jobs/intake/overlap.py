@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from jobs.contracts.records import Exclusion, Link, short_digest
 from jobs.intake.placing import Placed, Placement
 from jobs.intake.reading import read_data
 from jobs.intake.spool import Spool, unquoted
-from jobs.mail.near_duplicates import NUM_BANDS, candidates, verified
+from jobs.mail.near_duplicates import NUM_BANDS, candidates, fingerprints, verified
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,14 +75,8 @@ class Overlap:
         rows = self._rows
         row_of = self._row_of_mail
         chosen = np.array([row_of[mail] for mail in window.mails if mail in row_of], dtype=np.int64)
-        table = np.zeros(len(chosen), dtype=_FINGERPRINT)
-        digests = b"".join(bytes.fromhex(rows.messages[row]) for row in chosen.tolist())
-        table["message"] = np.frombuffer(digests, dtype="V16")
-        table["train"] = rows.train[chosen]
-        table["bands"] = rows.bands[chosen]
-        sink = io.BytesIO()
-        np.save(sink, table)
-        return sink.getvalue(), len(chosen)
+        messages = [rows.messages[row] for row in chosen.tolist()]
+        return _saved(messages, rows.train[chosen], rows.bands[chosen]), len(chosen)
 
     def _message_id(self, mail: int) -> str:
         return self._spool.node_ids[self._placed.nodes[mail]]
@@ -172,6 +166,24 @@ class Overlap:
             return unquoted(self._spool.record(int(rows.mails[row - rows.num_old])))
 
         return text
+
+
+def fingerprints_file(texts: Sequence[tuple[str, str, bool]]) -> tuple[bytes, int]:
+    """The fingerprints of (Message-ID, text, whether of train) that can be compared, as a file; how many they are."""
+    valid, bands = fingerprints([text for _, text, _ in texts])
+    messages = [short_digest(texts[row][0]) for row in np.flatnonzero(valid).tolist()]
+    train = np.array([is_train for _, _, is_train in texts], dtype=np.bool_)
+    return _saved(messages, train[valid], bands[valid]), len(messages)
+
+
+def _saved(messages: Sequence[str], train: NDArray[np.bool_], bands: NDArray[np.uint64]) -> bytes:
+    table = np.zeros(len(messages), dtype=_FINGERPRINT)
+    table["message"] = np.frombuffer(b"".join(map(bytes.fromhex, messages)), dtype="V16")
+    table["train"] = train
+    table["bands"] = bands
+    sink = io.BytesIO()
+    np.save(sink, table)
+    return sink.getvalue()
 
 
 def _join(groups: dict[int, set[int]], here: int, there: int) -> set[int]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from jobs.contracts.errors import InputError, MissingInputError, UsageError
-from jobs.contracts.records import Exclusion, short_digest
+from jobs.contracts.records import LENGTH_NAMES, Exclusion, short_digest
 from jobs.files import STANDARD, read_records
 from jobs.replay.reading import Fields, read_chunks
-from jobs.replay.table import LENGTH_NAMES, UNKNOWN, ChunkTable, Mask, Rows
+from jobs.replay.table import UNKNOWN, ChunkTable, Mask, Rows
 
 if TYPE_CHECKING:
     from jobs.assignments.archive import Archive

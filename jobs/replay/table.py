@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.contracts.errors import InputError
-from jobs.contracts.records import SPLITS, ManifestEntry, Split, length_bucket
+from jobs.contracts.records import LENGTH_NAMES, SPLITS, ManifestEntry, Split, length_bucket
 from jobs.replay.reading import Fields, read_chunks
 
 Rows = npt.NDArray[np.int64]
@@ -25,7 +25,6 @@ UNKNOWN = -1
 
 _BLOCK_ROWS = 1 << 16
 _SPLIT_CODES: Mapping[Any, int] = {split: code for code, split in enumerate(SPLITS)} | {None: UNKNOWN, "": UNKNOWN}
-LENGTH_NAMES = ("num_tokens", "tokens", "token_count", "length")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ from jobs.intake.cutting import Cutter
 from jobs.intake.decoding import PARSE_HINT, Settings, decode_all, is_mail_record
 from jobs.intake.exports import archive_folder, export_all, export_split
 from jobs.intake.known import Known
-from jobs.intake.original import take_over
+from jobs.intake.original import is_to_be_taken_over, take_over
 from jobs.intake.overlap import Overlap
 from jobs.intake.placing import SplitRule, place
 from jobs.intake.spool import Spool
@@ -256,9 +256,10 @@ def split_files(
     paths = [path for source in sources for path in _parsed_files(source)]
     archive = Archive.open(str(archive_folder(assignments)))
     splits = output or assignments.parent / "splits"
-    if assignments.exists() and archive.log.head().seq < 0:
+    if assignments.exists() and is_to_be_taken_over(archive):
         counter = load_token_counter(config.tokenizer or WHITESPACE)
-        take_over(archive, assignments, splits, _parameters(config, counter, archive))
+        records = named or (sorted(splits.glob("*.json*")) if splits.is_dir() else [])
+        take_over(archive, assignments, records, _parameters(config, counter, archive))
     before = archive.log.head()
     result = run(config, Inputs({"messages": paths}, archive), Outputs())
     if result["num_new"] and archive.log.head() == before:

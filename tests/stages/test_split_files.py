@@ -10,7 +10,8 @@ import orjson
 import pytest
 from splitting import mail, write
 
-from jobs.contracts.errors import ConfigError, InputError, MissingInputError
+from jobs.assignments.log import AssignmentsLog
+from jobs.contracts.errors import ConfigError, InputError, MissingInputError, TransientError
 from jobs.contracts.records import SPLITS, short_digest
 from jobs.intake.placing import thread_id_of
 from jobs.stages.split import Config, split_files
@@ -105,6 +106,53 @@ def test_assignments_of_the_original_are_taken_over(tmp_path: Path) -> None:
     assert f"{thread_id_of('d@x')}_window_0" in assignments
 
 
+def test_what_stands_beside_assignments_of_the_original_is_taken_over_with_them(tmp_path: Path) -> None:
+    text = " ".join(f"word{number}" for number in range(60))
+    assignments = {
+        "t1_window_0": {"split": "val", "thread_id": "t1", "window_idx": 3},
+        "t2_window_0": {"split": "train", "thread_id": "t2", "window_idx": 4},
+    }
+    chunks = {  # a map, indented; mails with brackets
+        "t1_window_0": {"message_ids": ["<a@x>"], "text": "Old text.", "kind": "theirs"},
+        "t2_window_0": {"message_ids": ["<z@x>"], "sender": "zoe@example.org"},
+    }
+    records = [{"message_id": "<z@x>", "thread_id": "t2", "text": text, "sender": "zoe@example.org"}]
+    (tmp_path / "assignments.json").write_bytes(orjson.dumps(assignments))
+    (tmp_path / "chunks.json").write_bytes(orjson.dumps(chunks, option=orjson.OPT_INDENT_2))
+    (tmp_path / "length_buckets.json").write_text('{"t1_window_0": 700}')
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits/train.json").write_bytes(orjson.dumps(records))
+    assert run(tmp_path, [*WEEK_1, *WEEK_2, mail("copy@x", body=text, references=("a@x",))])["num_new"] == 4
+    (old,) = (one for one in load(tmp_path / "chunks.json") if one["chunk_id"] == "t1_window_0")
+    place = {"thread_id": "t1", "split": "val", "window_idx": 3}
+    assert old == chunks["t1_window_0"] | {"chunk_id": "t1_window_0"} | place
+    (z,) = (one for one in load(tmp_path / "splits/train.json") if one["message_id"] == "z@x")
+    assert (z["text"], z["window_idx"]) == (text, 4)
+    lengths = load(tmp_path / "length_metadata.json")
+    assert (lengths["t1_window_0"]["num_tokens"], lengths["t1_window_0"]["length_bucket"]) == (700, 2)
+    assert lengths["t2_window_0"]["sender"] == "zoe@example.org"
+    (exclusion,) = load(tmp_path / "exclusions.json")  # a new mail of val repeats an old one of train
+    assert (exclusion["id"], exclusion["other"]) == (short_digest("copy@x"), short_digest("z@x"))
+
+
+def test_a_taking_over_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original(tmp_path)
+    append, seen = AssignmentsLog.append, []
+
+    def once(log: AssignmentsLog, build: Any) -> Any:
+        if seen:
+            raise TransientError("stopped")
+        seen.append(True)
+        return append(log, build)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AssignmentsLog, "append", once)
+        with pytest.raises(TransientError):
+            run(tmp_path, WEEK_1)
+    run(tmp_path, WEEK_1)
+    assert {"t1_window_0", "t2_window_0"} <= load(tmp_path / "assignments.json").keys()
+
+
 def test_assignments_whose_chunks_are_lost_are_taken_over_by_the_splits(tmp_path: Path) -> None:
     original(tmp_path)
     (tmp_path / "chunks.json").unlink()
@@ -122,6 +170,9 @@ def test_our_own_export_is_taken_over_without_its_archive(tmp_path: Path) -> Non
     after = load(tmp_path / "assignments.json")
     assert {name: after[name] for name in before} == before
     assert f"{thread_id_of('a@x')}_window_1" in after
+    grown = next(one for one in load(tmp_path / "chunks.json") if one["chunk_id"] == f"{thread_id_of('a@x')}_window_1")
+    assert [(one["message_id"], one["context"]) for one in grown["messages"]] == [("b@x", True), ("c@x", False)]
+    assert {one["message_id"] for name in SPLITS for one in load(tmp_path / f"splits/{name}.json")} >= {"a@x", "b@x"}
 
 
 def test_assignments_that_nothing_explains_are_refused(tmp_path: Path) -> None:
