@@ -103,12 +103,14 @@ def _read_table(file: Any, *, digests: bool) -> LogTable:
         end = start + rows.num_rows
         for name in _ROW_COLUMNS:
             getattr(table, name)[start:end] = rows[name].to_numpy()
-        thread_ids.append(_fixed(rows["thread_id"].drop_null(), THREAD_BYTES))
+        thread_ids.append(_fixed(rows["thread_id"].drop_null(), THREAD_BYTES).copy())
         table.foreign_threads |= {int(table.thread[row]): v for row, v in _dense(rows["foreign_thread"], start)}
         table.foreign_chunks |= dict(_dense(rows["foreign_chunk"], start))
         for name, listed in parts.items():
             listed.append(_digest_column(rows[name], start))
         start = end
+        del rows
+        pa.default_memory_pool().release_unused()
     table.thread_ids = np.concatenate([table.thread_ids, *thread_ids])
     for name, listed in parts.items():
         table.digests[name] = _joined([table.digests[name], *listed])
