@@ -48,15 +48,16 @@ class MailRecord:
     sha256: str = ""
     """Digest of the raw bytes."""
     source: str = ""
-    """File name (no folder) or mailbox that the mail was found in."""
+    """Where the mail was found: a file's name, within the folder that was named; or `user@host/FOLDER`."""
     offset: int = 0
     """Byte offset of the mail in its (decompressed) source; the UID for IMAP."""
     envelope_date: str | None = None
-    """When the mail was delivered, by the mbox separator or IMAP's INTERNALDATE."""
+    """When the mail was delivered: by the mbox separator, IMAP's INTERNALDATE, or the name of a Maildir's file;
+    without these by the topmost Received field."""
     folder: str | None = None
-    """Maildir or IMAP folder."""
+    """Maildir or IMAP folder; for any other file its folder within the one that was named."""
     labels: list[str] = field(default_factory=list)
-    """Gmail's labels (X-Gmail-Labels)."""
+    """Flags of a Maildir or of IMAP (`Seen`, `Replied`, `Flagged`, `Draft`, `Trashed` …), and Gmail's labels."""
 
     @property
     def raw(self) -> bytes:

@@ -62,8 +62,8 @@ def to_record(mail: RawMail, limits: Limits, filters: Filters = NO_FILTERS) -> M
 
 
 def _needs_a_look(raw: bytes, limits: Limits) -> bool:
-    """Whether a header may hold labels, or be over a limit: a line of it takes two bytes at least."""
-    return len(raw) > 2 * limits.max_header_lines or _LABELS_AS_WRITTEN in raw
+    """Whether a header may be over a limit (a line of it takes two bytes at least), or hold labels."""
+    return len(raw) > min(2 * limits.max_header_lines, limits.max_header_bytes) or _LABELS_AS_WRITTEN in raw
 
 
 def _usual_message_id(raw: bytes) -> str | None:

@@ -123,6 +123,7 @@ def test_a_header_without_end() -> None:
     assert reject(b"Subject: x\n" + b"X: " + b"x" * (2 << 20) + b"\n\nHi.\n").reason == HEADER_TOO_LARGE
     assert reject(b"Message-ID: <a@b>\n" + b"X: y\n" * 20_000 + b"\nHi.\n").reason == TOO_MANY_HEADER_LINES
     assert reject(b"Message-ID: <a@b>\nX: y\nX: y\n\nHi.\n", Limits(max_header_lines=2)).reason == TOO_MANY_HEADER_LINES
+    assert reject(b"Message-ID: <a@b>\nX: yyyyyyyyyy\n\n", Limits(max_header_bytes=20)).reason == HEADER_TOO_LARGE
     assert record(b"Message-ID: <a@b>\n\n" + b"\n" * 200_000).message_id == "a@b"
 
 
