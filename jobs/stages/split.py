@@ -13,7 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from jobs.assignments.archive import Archive
+from jobs.assignments.segment import SegmentHeader
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError
 from jobs.contracts.records import SPLITS, Json, short_digest
 from jobs.files import STANDARD, read_json, read_records
@@ -206,37 +209,32 @@ _DEFAULTS: Json = {
 
 
 def _result(archive: Archive, cycle: str, num_mails: int) -> Json:
-    """What the cycle has added, read back from the log: the same after a restart."""
-    windows: list[int] = []
-    last = -1
-    chunks = dict.fromkeys(SPLITS, 0)
-    messages: dict[str, set[str]] = {split: set() for split in SPLITS}
-    threads = set()
-    excluded = joined = 0
-    for segment in archive.log.segments():
-        last = segment.header.window_idx
-        if segment.header.cycle != cycle:
-            continue
-        windows.append(last)
-        for row in segment.rows():
-            chunks[row.split] += 1
-            messages[row.split].update(row.messages)
-            threads.add(row.thread_id)
-        excluded += sum(file.num_rows for file in segment.header.files.get("exclusions", ()))
-        joined += sum(file.num_rows for file in segment.header.files.get("links", ()))
-    num_new = sum(map(len, messages.values()))
+    """What the cycle has added, as the log tells it: the same after a restart."""
+    snapshot = archive.snapshot()
+    own = [header for header in snapshot.headers if header.cycle == cycle]
+    windows = [header.window_idx for header in own]
+    last = snapshot.headers[-1].window_idx if snapshot.headers else -1
+    rows = np.isin(snapshot.table.window_idx, windows)
+    messages = {split: _num_rows(own, "messages", split) for split in SPLITS}
+    num_new = sum(messages.values())
     return {
         "window_idx": windows[-1] if windows else last,
         "num_windows": len(windows),
         "num_mails": num_mails,
         "num_new": num_new,
         "num_in_archive_or_twice": num_mails - num_new,
-        "num_threads": len(threads),
-        "num_messages": {split: len(ids) for split, ids in messages.items()},
-        "num_chunks": chunks,
-        "num_joins": joined,
-        "num_exclusions": excluded,
+        "num_threads": len(np.unique(snapshot.table.thread[rows])),
+        "num_messages": messages,
+        "num_chunks": {split: _num_rows(own, "chunks", split) for split in SPLITS},
+        "num_joins": _num_rows(own, "links", "links"),
+        "num_exclusions": _num_rows(own, "exclusions", "exclusions"),
     }
+
+
+def _num_rows(headers: Sequence[SegmentHeader], kind: str, name: str) -> int:
+    """Rows of the data files of some segments, of a kind and name."""
+    files = (file for header in headers for file in header.files.get(kind, ()))
+    return sum(file.num_rows for file in files if f"/{name}-" in file.key)
 
 
 def split_files(

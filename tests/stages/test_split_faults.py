@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,10 @@ MAILS = [
     mail("d@x", day="2024-01-11"),
 ]
 SETTINGS: dict[str, Any] = {"window_period": "week", "window_overlap": 1, "workers": 1}
+
+# Imported here once: the children that are forked need not do it again.
+for heavy in ("boto3", "lxml.etree", "pyarrow.parquet", "tokenizers"):
+    importlib.import_module(heavy)
 
 fork = multiprocessing.get_context("fork")
 
