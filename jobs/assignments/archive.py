@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
 
 from jobs.assignments import checkpoint
 from jobs.assignments.checkpoint_form import Snapshot
@@ -15,7 +17,13 @@ from jobs.assignments.segment import DataFile, SegmentHeader
 from jobs.assignments.table import LogTable
 from jobs.contracts.artifacts import data_key
 from jobs.contracts.errors import IntegrityError
+from jobs.contracts.records import SPLITS
 from jobs.contracts.store import Store, StoreOptions, open_store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from jobs.assignments.digests import SmallInts
 
 _BLOCK_BYTES = 1 << 20
 
@@ -104,6 +112,21 @@ class Archive:
                 where=f"{self.store.url}/{file.key}",
                 hint="bring it back from a copy of the store",
             )
+
+
+def rows_without_text(store: Store, headers: Sequence[SegmentHeader], split: SmallInts) -> NDArray[np.bool_]:
+    """Of each row of the log, by its split's code: whether the file with its chunk's text has been deleted."""
+    there = set(store.list("chunks/"))
+    without = np.zeros(len(split), dtype=np.bool_)
+    first = 0
+    for header in headers:
+        rows = slice(first, first + header.num_rows)
+        gone = [file.key for file in header.files.get("chunks", ()) if file.key not in there]
+        for code, name in enumerate(SPLITS):
+            if any(f"/{name}-" in key for key in gone):
+                without[rows] |= split[rows] == code
+        first += header.num_rows
+    return without
 
 
 def _measure(source: bytes | Path) -> tuple[str, int]:

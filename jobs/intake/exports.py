@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from jobs.assignments.archive import Archive
+import numpy as np
+
+from jobs.assignments.archive import Archive, rows_without_text
 from jobs.assignments.export import assignment_entries
 from jobs.contracts.errors import MissingInputError
 from jobs.contracts.records import Json, Split
@@ -24,12 +26,23 @@ def archive_folder(assignments: Path) -> Path:
 
 
 def export_all(archive: Archive, assignments: Path) -> None:
-    """Write assignments.json, and chunks.json, length_metadata.json and exclusions.json beside it."""
+    """Write assignments.json, and what stands beside it: chunks, length metadata, exclusions, what was forgotten."""
     folder = assignments.parent
     write_json_object(assignments, assignment_entries(archive.table()))
     write_json_array(folder / "chunks.json", read_data(archive, "chunks"))
     write_json_object(folder / "length_metadata.json", length_entries(archive))
     write_json_array(folder / "exclusions.json", read_data(archive, "exclusions"))
+    _export_forgotten(archive, folder / "forgotten.json")
+
+
+def _export_forgotten(archive: Archive, path: Path) -> None:
+    """The ids of chunks whose texts have been deleted; no file where there are none."""
+    table = archive.table()
+    forgotten = np.flatnonzero(rows_without_text(archive.store, archive.headers(), table.split))
+    if len(forgotten):
+        write_json_array(path, map(table.chunk_id, forgotten.tolist()))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def export_split(archive: Archive, split: Split, path: Path, shard_size: int | None = None) -> None:

@@ -13,13 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from jobs.assignments.archive import Archive
+from jobs.assignments.archive import Archive, rows_without_text
 from jobs.assignments.digests import pack
 from jobs.assignments.segment import DataFile, Segment, SegmentHeader
 from jobs.assignments.table import LogTable
 from jobs.contracts.errors import IntegrityError, MissingInputError
-from jobs.contracts.records import SPLITS, Exclusion
-from jobs.replay.sources import as_exclusion
+from jobs.contracts.records import Exclusion
+from jobs.replay.sources import as_exclusion, forgotten_note
 from jobs.replay.table import UNKNOWN, ChunkTable, Mask, Rows, decoded_names
 
 
@@ -60,18 +60,9 @@ class ArchiveSource:
     @cached_property
     def forgotten(self) -> Mask:
         """See `ChunkSource`: the chunks whose file is not in the store any more."""
-        there = set(self._archive.store.list("chunks/"))
-        forgotten = np.zeros(len(self._log), dtype=np.bool_)
-        first = 0
-        for header in self._headers:
-            rows = slice(first, first + header.num_rows)
-            gone = [file.key for file in header.files.get("chunks", ()) if file.key not in there]
-            for code, split in enumerate(SPLITS):
-                if any(f"/{split}-" in key for key in gone):
-                    forgotten[rows] |= self._log.split[rows] == code
-            first += header.num_rows
+        forgotten = rows_without_text(self._archive.store, self._headers, self._log.split)
         if forgotten.any():
-            self.notes.append(f"{forgotten.sum()} chunks are left out: their texts have been deleted")
+            self.notes.append(forgotten_note(forgotten))
         return forgotten
 
     def this_window(self) -> int:

@@ -25,6 +25,7 @@ _BESIDE = {
     "chunks": ("chunks.json", "chunks.jsonl"),
     "lengths": ("length_metadata.json", "length_buckets.json"),
     "exclusions": ("exclusions.json", "exclusions.jsonl"),
+    "forgotten": ("forgotten.json",),
 }
 """Names under which a file is found beside the assignments, unless it is named."""
 
@@ -100,10 +101,15 @@ class FileSource:
         _require_assigned(table, path)
         return self.completed(table).with_buckets()
 
-    @property
+    @cached_property
     def forgotten(self) -> Mask:
-        """See `ChunkSource`; plain files do not tell."""
-        return np.zeros(len(self.table), dtype=np.bool_)
+        """See `ChunkSource`: the chunks that forgotten.json lists, where there is one."""
+        forgotten = np.zeros(len(self.table), dtype=np.bool_)
+        if (path := self._companion("forgotten")) is not None:
+            rows = self.table.find(ChunkTable.from_file(path).chunk_ids)
+            forgotten[rows[rows >= 0]] = True
+            self._note(forgotten_note(forgotten))
+        return forgotten
 
     def completed(self, table: ChunkTable) -> ChunkTable:
         """The rows with sender and length from the files that tell them; a note for each that is missing."""
@@ -185,6 +191,11 @@ class FileSource:
     def _note(self, text: str) -> None:
         if text not in self.notes:
             self.notes.append(text)
+
+
+def forgotten_note(forgotten: Mask) -> str:
+    """What a user is told of chunks without a text."""
+    return f"{forgotten.sum()} chunks are left out: their texts have been deleted"
 
 
 def as_exclusion(record: Any, where: str) -> Exclusion:

@@ -84,6 +84,21 @@ def test_the_log_stays_and_threads_go_on(archive: Archive, tmp_path: Path) -> No
     assert gone.targets[0] not in {chunk["chunk_id"] for chunk in read_json(tmp_path / "chunks.json")}
 
 
+def test_plain_files_tell_it_too(archive: Archive, tmp_path: Path) -> None:
+    export_all(archive, tmp_path / "assignments.json")
+    assert not (tmp_path / "forgotten.json").exists()
+    forget(archive, "chunks", "messages", "lengths")
+    export_all(archive, tmp_path / "assignments.json")
+    files = Inputs({"assignments": [tmp_path / "assignments.json"]})
+    result = rehearse.run(rehearse.Config(window_idx=2), files, Outputs({"manifest": tmp_path / "files.json"}))
+    assert result["notes"][-1] == "4 chunks are left out: their texts have been deleted"
+    run(rehearse, archive, tmp_path, rehearse.Config(window_idx=2))
+    assert (tmp_path / "files.json").read_bytes() == (tmp_path / "manifest.json").read_bytes()
+    outputs = Outputs({kind: tmp_path / f"{kind}.json" for kind in ("new_train", "val_set")})
+    result = window.run(window.Config(window_idx=1), files, outputs)
+    assert (result["new_train_chunks"], result["val_chunks"]) == (2, 1)
+
+
 def test_what_scores_depend_on_is_not_passed_over(archive: Archive, tmp_path: Path) -> None:
     joins = [mail("join@x", day="2024-02-05", references=(TRAIN[0], VAL[0]))]
     split(archive, joins, tmp_path, cycle="w3")
