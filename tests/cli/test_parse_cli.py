@@ -175,20 +175,6 @@ def test_where_it_cannot_be_written(refrain: Refrain, folder: Path) -> None:
     assert not (folder / "r.jsonl").exists()
 
 
-def test_a_full_disk_with_several_processes(refrain: Refrain, folder: Path) -> None:
-    (folder / "a.mbox").write_bytes(box(*range(300), body=b"text\n" * 30_000))
-    limit = 40 << 20
-
-    def small_files() -> None:
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-
-    done = refrain("parse", "a.mbox", "-o", "m.jsonl", "--workers", 2, preexec_fn=small_files)
-    failed(done, OutputError.exit_code, "m.jsonl", "File too large")
-    assert [path.name for path in folder.iterdir()] == ["a.mbox"]
-
-
 def test_a_store_and_files_together(refrain: Refrain, folder: Path) -> None:
     (folder / "a.mbox").write_bytes(box(1))
     store = ["--store", str(folder / "store")]

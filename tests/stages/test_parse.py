@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import multiprocessing
 import os
 import random
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +18,11 @@ import zstandard
 from parsing import PEAK, SEPARATOR, box, ids, mail, parsed, peak_bytes
 
 from jobs.contracts.errors import InputError, MissingInputError, OutputError, TransientError, UsageError
+from jobs.mail.filters import Filters
 from jobs.sources import converting, parts
 from jobs.sources.folders import walk
+from jobs.sources.named import FileSource
+from jobs.sources.options import ReadOptions
 from jobs.stages import Inputs, Outputs
 from jobs.stages.parse import Config, run
 
@@ -88,7 +93,7 @@ def test_a_mail_that_is_flagged_while_its_maildir_is_read(tmp_path: Path) -> Non
     listed = tuple(walk(tmp_path / "Maildir"))
     (tmp_path / "Maildir/new/1.a").rename(tmp_path / "Maildir/cur/1.a:2,S")
     (tmp_path / "Maildir/new/2.a").unlink()
-    found = list(parts.Files(listed).mails(parts.ReadOptions()))
+    found = list(parts.Files(listed).mails(ReadOptions()))
     assert [item.raw for item in found] == [mail(1), mail(3)]
 
 
@@ -169,7 +174,7 @@ def test_the_same_bytes_in_any_order_and_with_any_workers(tmp_path: Path, monkey
     spans = []
     original = parts.MboxRange.mails
 
-    def spying(part: parts.MboxRange, options: parts.ReadOptions) -> Any:
+    def spying(part: parts.MboxRange, options: ReadOptions) -> Any:
         yield from original(part, options)
         spans.append((part.begin, part.exact))
 
@@ -241,6 +246,37 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
     with pytest.raises(OutputError, match="No space left"):
         run(Config((str(path),), workers=1), Inputs(), Outputs({"messages": Path("/dev/full")}))
+
+
+def test_a_full_disk_with_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converting, "ALONE_BYTES", 0)
+    monkeypatch.setattr("jobs.sources.named.RANGE_BYTES", 1 << 20)
+    path = tmp_path / "a.mbox"
+    path.write_bytes(box(*range(100), body=b"text\n" * 20_000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5 << 20, before[1]))
+    try:
+        with pytest.raises(OutputError, match="File too large") as caught:
+            parsed(tmp_path, path, workers=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "messages.jsonl" in str(caught.value)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(converting, "ALONE_BYTES", 0)
+    monkeypatch.setattr("jobs.sources.named.RANGE_BYTES", 10_000)
+    path = tmp_path / "a.mbox"
+    path.write_bytes(box(*range(100), body=b"text\n" * 1000))
+    options = ReadOptions(alone=False)
+    convert = converting.Convert(options, Filters(), b"\n")
+    done = converting.convert_all(FileSource(path).parts(options), convert, 2)
+    assert [next(done).num_records > 0 for _ in range(2)] == [True, True]
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(TransientError, match="a process was killed"):
+        list(done)
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
