@@ -110,6 +110,12 @@ def test_takeout_labels_and_filters_are_counted(tmp_path: Path) -> None:
     assert (result["kept"], result["filtered"]) == (1, {"matched no include": 3})
 
 
+def test_a_file_by_its_url(tmp_path: Path) -> None:
+    path = tmp_path / "All mail.mbox"
+    path.write_bytes(box(1))
+    assert parsed(tmp_path, path.as_uri()) == parsed(tmp_path, path)
+
+
 def test_outputs_in_a_folder_that_is_read_are_no_mail(tmp_path: Path) -> None:
     (tmp_path / "a.eml").write_bytes(mail(1))
     (tmp_path / "out").mkdir()
