@@ -18,7 +18,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote
-from urllib.parse import unquote
 
 from jobs.contracts.errors import MissingInputError, UsageError
 from jobs.files import STANDARD, input_error, open_input
