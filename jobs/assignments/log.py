@@ -48,6 +48,11 @@ class AssignmentsLog:
             self._saw(newest.head, newest.header)
         return self._head
 
+    @property
+    def seen(self) -> Head:
+        """The newest segment that this object has read or written; the store is not asked."""
+        return self._head
+
     def segments(self, after: Head | None = None, upto: int | None = None) -> Iterator[Segment]:
         """Segments in order, from the first or from the one after a known head, to the last or to a number.
 

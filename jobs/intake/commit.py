@@ -93,7 +93,7 @@ class WindowWriter:
                 return draft
 
             self._archive.log.append(build)
-        return self._archive.log.head()
+        return self._archive.log.seen  # not the store's head, which may be another writer's by now
 
     def _write_chunks(self, window: Placement, files: DataFiles) -> tuple[list[Assignment], list[Length]]:
         rows: list[Assignment] = []

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Known:
-    """The threads of an archive by number, and which thread a Message-ID belongs to; as of one head of its log."""
+    """The threads of an archive by number, and which thread a Message-ID belongs to; as of one head of its log.
+
+    Stays as it is while others commit, as long as nobody asks the archive for its snapshot anew.
+    """
 
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
@@ -28,10 +31,10 @@ class Known:
         self.head = snapshot.head
         self.num_threads = self._table.num_threads
         """Threads are numbered from 0 to this."""
-        headers = snapshot.headers
-        self.last_window = headers[-1].window_idx if headers else -1
-        self._last_period = max((header.period for header in headers), default="")
-        links = [Link(**record) for record in read_data(archive, "links")]
+        self.headers = list(snapshot.headers)
+        """Of the segments up to that head."""
+        self.last_window = self.headers[-1].window_idx if self.headers else -1
+        links = [Link(**record) for record in read_data(archive, "links", headers=self.headers)]
         sides = [self._table.thread_codes([link.thread_id, link.other_thread_id]).tolist() for link in links]
         self.links = [(here, there) for here, there in sides]
         """Pairs of threads that a mail has joined."""
@@ -82,14 +85,16 @@ class Known:
 
     def last_period(self, period: Period) -> str:
         """The newest period that the archive covers, empty where it knows none of that kind."""
-        return self._last_period if ("W" in self._last_period) == (period == "week") else ""
+        of_that_kind = (header.period for header in self.headers if ("W" in header.period) == (period == "week"))
+        return max(of_that_kind, default="")
 
     def last_chunks(self, threads: Sequence[int]) -> Iterator[tuple[int, Chunk]]:
         """The last chunk of each of these threads; reads only the windows in which they are."""
         wanted = {chunk_id(self.thread_id(thread), self.next_k(thread) - 1): thread for thread in threads}
         windows = {int(self._table.last_window[thread]) for thread in threads}
         splits = {self.split(thread) for thread in threads}
-        for record in read_data(self._archive, "chunks", windows=windows, splits=splits) if wanted else ():
+        records = read_data(self._archive, "chunks", headers=self.headers, windows=windows, splits=splits)
+        for record in records if wanted else ():
             if record["chunk_id"] in wanted and (chunk := _chunk(record)) is not None:
                 yield wanted[record["chunk_id"]], chunk
 

@@ -48,11 +48,12 @@ class Overlap:
         self._archive = archive
         self._spool = spool
         self._placed = placed
+        self._headers = placed.known.headers
         self._rows = self._all_rows()
         new = range(self._rows.num_old, len(self._rows.messages))
         self._row_of_mail = dict(zip(self._rows.mails.tolist(), new, strict=True))
         self._exclusions: dict[int, list[Exclusion]] = defaultdict(list)
-        old = [Exclusion(**record) for record in read_data(archive, "exclusions")]
+        old = [Exclusion(**record) for record in read_data(archive, "exclusions", headers=self._headers)]
         self._excluded = {(one.kind, one.id) for one in old}
         for exclusion in [*self._joined(), *self._near_duplicates()]:
             if (exclusion.kind, exclusion.id) not in self._excluded:
@@ -84,7 +85,7 @@ class Overlap:
     def _all_rows(self) -> _Rows:
         messages: list[str] = []
         bands, train, window = [], [], []
-        for header in self._archive.headers():
+        for header in self._headers:
             for file in header.files.get("fingerprints", ()):
                 with self._archive.open_data(file) as stream:
                     table = np.load(io.BytesIO(stream.read()))
@@ -155,7 +156,8 @@ class Overlap:
         wanted = {rows.messages[row] for row in old_rows}
         windows = {int(rows.window[row]) for row in old_rows}
         old: dict[str, str] = {}
-        for record in read_data(self._archive, "messages", windows=windows) if windows else ():
+        records = read_data(self._archive, "messages", headers=self._headers, windows=windows)
+        for record in records if windows else ():
             digest = short_digest(record["message_id"])
             if digest in wanted:
                 old[digest] = unquoted(record)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, cast
 
 import orjson
 
 from jobs.assignments.archive import Archive
-from jobs.assignments.segment import DataFile
+from jobs.assignments.segment import DataFile, SegmentHeader
 from jobs.contracts.artifacts import DELETABLE_KINDS
 from jobs.contracts.errors import MissingInputError
 from jobs.files import decompressed
@@ -18,13 +18,18 @@ _BUFFER_BYTES = 1 << 20
 
 
 def read_data(
-    archive: Archive, kind: str, *, windows: Collection[int] | None = None, splits: Collection[str] | None = None
+    archive: Archive,
+    kind: str,
+    *,
+    headers: Iterable[SegmentHeader] | None = None,
+    windows: Collection[int] | None = None,
+    splits: Collection[str] | None = None,
 ) -> Iterator[Any]:
-    """The records of all data files of a kind, in the log's order, or of those of some windows and splits.
+    """The records of all data files of a kind, in the log's order, or of those of some segments, windows and splits.
 
     Files that may be deleted, and were, are passed over.
     """
-    for header in archive.headers():
+    for header in archive.headers() if headers is None else headers:
         if windows is None or header.window_idx in windows:
             for file in header.files.get(kind, ()):
                 if splits is None or any(f"/{split}-" in file.key for split in splits):

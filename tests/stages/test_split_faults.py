@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from servers.proxy import kill_after, lose_answer
@@ -18,6 +19,8 @@ from jobs.assignments.verify import verify
 if TYPE_CHECKING:
     from servers.proxy import FaultProxy
     from servers.s3 import S3Server
+
+    from jobs.contracts.store import Store
 
 MAILS = [
     mail("a@x", day="2024-01-02"),
@@ -121,3 +124,53 @@ def test_a_folder_and_a_bucket_hold_the_same_bytes(new_store: Callable[[], str],
     import_all(url, source)
     assert contents(url) == contents((tmp_path / "folder").as_uri())
     assert len(contents(url)) >= 8
+
+
+class Interrupting:
+    """A store that calls somebody in between: behind the so manieth call of one of its methods."""
+
+    def __init__(self, store: Store, at: int, act: Callable[[], object]) -> None:
+        self.url = store.url
+        self.num_calls = 0
+        self._store, self._at, self._act = store, at, act
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._store, name)
+
+        def call(*args: Any, **settings: Any) -> Any:
+            result = method(*args, **settings)
+            result = iter(list(result)) if name == "list" else result  # it is answered now, not when it is looked at
+            self.num_calls += 1
+            if self.num_calls == self._at:
+                self._act()
+            return result
+
+        return call
+
+
+def test_another_writer_between_any_two_calls_to_the_store(tmp_path: Path) -> None:
+    ours = write(tmp_path / "ours.jsonl", [*MAILS, mail("j@x", day="2024-01-17", references=("p@x", "a@x"))])
+    theirs = write(
+        tmp_path / "theirs.jsonl",
+        [
+            mail("p@x", day="2024-01-02"),
+            mail("q@x", day="2024-01-09", references=("a@x",)),
+            mail("r@x", day="2024-01-16", references=("p@x", "q@x")),
+        ],
+    )
+    at, num_calls = 0, 0
+    while at <= num_calls:
+        at += 1
+        url = (tmp_path / f"archive-{at}").as_uri()
+        other = Archive.open(url)
+        split(other, [mail("z@x", day="2023-01-02")], tmp_path, **SETTINGS)
+        act = functools.partial(split, other, theirs, tmp_path, cycle="theirs", **SETTINGS)
+        store = Interrupting(Archive.open(url).store, at, act)
+        split(Archive(cast("Store", store)), ours, tmp_path, cycle="ours", **SETTINGS)
+        num_calls = store.num_calls
+        archive = Archive.open(url, read_only=True)
+        windows = [header.window_idx for header in archive.headers()]
+        assert windows == list(range(len(windows))), at
+        assert verify(archive, deep=True).problems == [], at
+        assert sum(len(row.messages) for row in rows(archive)) == (9 if at <= num_calls else 6), at
+    assert num_calls > 30
