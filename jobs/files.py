@@ -177,6 +177,22 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
+def scratch_folder(prefix: str) -> Iterator[Path]:
+    """A folder of its own for scratch files, gone afterwards; OutputError where their disk is full meanwhile."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=prefix) as folder:
+            yield Path(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise OutputError(
+            "the disk for scratch files is full",
+            where=tempfile.gettempdir(),
+            hint="free some space, or name a folder on another disk in TMPDIR",
+        ) from error
+
+
+@contextmanager
 def scratch_output(path: Path) -> Iterator[BinaryIO]:
     """A writable stream into a file that nobody sees before it is copied elsewhere: compressed by suffix alike."""
     try:

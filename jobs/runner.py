@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
@@ -25,6 +24,7 @@ from jobs.contracts.artifacts import ARTIFACTS, artifact_key, marker_key
 from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, UsageError
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store, StoreOptions
+from jobs.files import scratch_folder
 from jobs.stages import Inputs, Outputs
 
 MARKER_FORMAT = 1
@@ -57,8 +57,7 @@ def run_in_store(
         result: Json = marker["result"]
         return result
     archive.store.delete(marker_key(cycle, stage))
-    with tempfile.TemporaryDirectory(prefix=f"refrain-{stage}-") as folder:
-        scratch = Path(folder)
+    with scratch_folder(f"refrain-{stage}-") as scratch:
         inputs = Inputs({file.kind: [_bring(archive.store, file, scratch)] for file in needed}, archive, cycle)
         outputs = Outputs({kind: scratch / ARTIFACTS[kind].filename for kind in row.writes if kind != "assignments"})
         result = dict(import_module(row.module).run(config, inputs, outputs))

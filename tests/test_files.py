@@ -22,6 +22,7 @@ from jobs.files import (
     open_input,
     read_json,
     read_records,
+    scratch_folder,
     write_json,
     write_json_array,
     write_json_lines,
@@ -252,3 +253,15 @@ def test_what_is_written_is_read_again(tmp_path):
     assert read_json(tmp_path / "a.json.gz") == values
     assert write_json_array(tmp_path / "none.json", []) == 0
     assert read_json(tmp_path / "none.json") == []
+
+
+def test_a_full_disk_under_scratch_files_is_told_as_such():
+    with (
+        pytest.raises(OutputError, match="scratch files") as caught,
+        scratch_folder("refrain-test-") as folder,
+        (folder / "scratch").open("wb"),
+        open("/dev/full", "wb", buffering=0) as full,  # noqa: PTH123
+    ):
+        full.write(b"x")
+    assert "TMPDIR" in caught.value.hint
+    assert not folder.exists()

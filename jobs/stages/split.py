@@ -6,7 +6,6 @@ adds nothing; one that was killed behind a commit finds its own segments and tel
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -19,7 +18,7 @@ from jobs.assignments.archive import Archive
 from jobs.assignments.segment import SegmentHeader
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError
 from jobs.contracts.records import SPLITS, Json, short_digest
-from jobs.files import STANDARD, read_json, read_records
+from jobs.files import STANDARD, read_json, read_records, scratch_folder
 from jobs.intake.commit import OvertakenError, WindowWriter
 from jobs.intake.cutting import Cutter
 from jobs.intake.decoding import PARSE_HINT, Settings, decode_all, is_mail_record
@@ -72,7 +71,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:  # noqa: ARG0
     assert archive is not None, "split writes to an archive"
     counter = load_token_counter(config.tokenizer or WHITESPACE)
     parameters = _parameters(config, counter, archive)
-    with tempfile.TemporaryDirectory(prefix="refrain-split-") as folder, Spool(Path(folder)) as spool:
+    with scratch_folder("refrain-split-") as folder, Spool(folder) as spool:
         known = Known(archive)
         text = TextOptions(**parameters["text"])
         settings = Settings(config.tokenizer or WHITESPACE, text, known.contents)
