@@ -258,6 +258,8 @@ class ThreadGraph:
         joins: list[Join] = []
         if not settled.all():
             joins = self._settle_joins(np.flatnonzero(~settled[:num_messages]), label, messages, owner, refs)
+            named = np.flatnonzero(~settled[num_messages:] & (known[num_messages:] == UNKNOWN))
+            self._place_ghosts(messages, owner[named], refs[named])
         self.next_thread += len(fresh)
         return Assigned(self.node_thread[messages], new_roots, joins)
 
@@ -306,6 +308,18 @@ class ThreadGraph:
             there = [thread[local[ref]] for ref in reversed(refs)]
             joins += [Join(position, here, other) for other in there if self._is_new_link(here, other)]
         return joins
+
+    def _place_ghosts(self, messages: NDArray[Any], owner: Int32, refs: NDArray[Any]) -> None:
+        """Put the ghosts of joined components where the log will tell that they are.
+
+        That is with the first who names each, by thread: threads in the order of their earliest message.
+        """
+        thread = self.node_thread[messages]
+        _, first, number = np.unique(thread, return_index=True, return_inverse=True)
+        ghosts = ~np.isin(refs, messages)
+        owner, refs = owner[ghosts], refs[ghosts]
+        last_to_first = np.lexsort((owner, first[number[owner]]))[::-1]
+        self.node_thread[refs[last_to_first]] = thread[owner[last_to_first]]
 
     def _is_new_link(self, a: int, b: int) -> bool:
         pair = min(a, b), max(a, b)
