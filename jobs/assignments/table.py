@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,7 +28,11 @@ from jobs.contracts.artifacts import segment_key
 from jobs.contracts.errors import IntegrityError
 from jobs.contracts.records import SPLITS, chunk_id
 
-_BATCH_ROWS = 1 << 20
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_BATCH_ROWS = 1 << 19
+_BLOCK_THREADS = 1 << 18
 
 
 class LogTable:
@@ -77,8 +82,10 @@ class LogTable:
         return f"thread_{self.thread_ids[code].tobytes().hex()}" if foreign is None else foreign
 
     def thread_codes(self, thread_ids: Sequence[str]) -> Ints:
-        """The codes of threads by id; -1 where a thread is not in the log."""
-        return self._thread_index.find(thread_keys(thread_ids))
+        """The codes of threads by id; -1 where a thread is not in the log. Better asked once for many than often."""
+        keys = thread_keys(thread_ids)
+        numbers, firsts = number_by_first(keys)
+        return self._codes(keys[firsts])[numbers]
 
     def chunk_id(self, row: int) -> str:
         """The id of a row's chunk."""
@@ -128,14 +135,6 @@ class LogTable:
         return _most(self.thread, self.k, self.num_threads) + np.int32(1)
 
     @cached_property
-    def _thread_index(self) -> DigestIndex:
-        keys = np.zeros((self.num_threads, WIDTH), np.uint8)
-        keys[:, :THREAD_BYTES] = self.thread_ids
-        if self.foreign_threads:
-            keys[list(self.foreign_threads)] = thread_keys(list(self.foreign_threads.values()))
-        return DigestIndex(keys, np.arange(self.num_threads, dtype=np.int32))
-
-    @cached_property
     def _digest_indexes(self) -> dict[str, DigestIndex]:
         return {}
 
@@ -154,14 +153,41 @@ class LogTable:
         self._forget_derived()
 
     def _add_threads(self, columns: Columns) -> None:
-        codes = self._thread_index.find(columns.thread_keys)
+        numbers, firsts = number_by_first(columns.thread_keys)
+        keys = columns.thread_keys[firsts]
+        codes = self._codes(keys)
         new = np.flatnonzero(codes < 0)
-        numbers, firsts = number_by_first(columns.thread_keys[new])
-        codes[new] = numbers + np.int32(self.num_threads)
+        codes[new] = np.arange(len(new), dtype=np.int32) + np.int32(self.num_threads)
+        thread = codes[numbers]
         for row, value in columns.foreign_threads.items():
-            self.foreign_threads.setdefault(int(codes[row]), value)
-        self.thread_ids = np.concatenate([self.thread_ids, columns.thread_keys[new[firsts], :THREAD_BYTES]])
-        self.thread = np.concatenate([self.thread, codes])
+            self.foreign_threads.setdefault(int(thread[row]), value)
+        self.thread_ids = np.concatenate([self.thread_ids, keys[new, :THREAD_BYTES]])
+        self.thread = np.concatenate([self.thread, thread])
+
+    def _codes(self, keys: Bytes) -> Ints:
+        """The codes of threads by key, no two of them equal; -1 for those that are not here."""
+        # The few are indexed and the many looked up among them, a block at a time: an index of them
+        # all would take five times the memory of their ids.
+        index = DigestIndex(keys, np.arange(len(keys), dtype=np.int32))
+        codes = np.full(len(keys), -1, np.int32)
+        may_be = np.zeros(1 << 24, np.bool_)
+        may_be[_first_24_bits(keys)] = True
+        for start in range(0, self.num_threads, _BLOCK_THREADS):
+            block = self._thread_keys(start, start + _BLOCK_THREADS)
+            asked = np.flatnonzero(may_be[_first_24_bits(block)])
+            found = index.find(block[asked])
+            codes[found[found >= 0]] = asked[found >= 0].astype(np.int32) + np.int32(start)
+        return codes
+
+    def _thread_keys(self, start: int, end: int) -> Bytes:
+        """What stands for some of the threads in `Columns`."""
+        ids = self.thread_ids[start:end]
+        keys = np.zeros((len(ids), WIDTH), np.uint8)
+        keys[:, :THREAD_BYTES] = ids
+        foreign = [code for code in self.foreign_threads if start <= code < end]
+        if foreign:
+            keys[np.array(foreign) - start] = thread_keys([self.foreign_threads[code] for code in foreign])
+        return keys
 
     def _forget_derived(self) -> None:
         for name, value in vars(type(self)).items():
@@ -183,6 +209,11 @@ def _columns(segment: Segment, *, digests: bool) -> Columns:
     except IntegrityError as error:
         seq = segment.header.seq
         raise IntegrityError(f"segment {seq} is damaged: {error.what}", where=segment_key(seq)) from error
+
+
+def _first_24_bits(keys: Bytes) -> NDArray[np.uint32]:
+    heads: NDArray[np.uint32] = np.ascontiguousarray(keys[:, :4]).view(">u4")[:, 0].astype(np.uint32)
+    return heads >> np.uint32(8)
 
 
 def _most(groups: Ints, values: Ints, num_groups: int) -> Ints:

@@ -35,8 +35,8 @@ class Known:
         """Of the segments up to that head."""
         self.last_window = self.headers[-1].window_idx if self.headers else -1
         links = [Link(**record) for record in read_data(archive, "links", headers=self.headers)]
-        sides = [self._table.thread_codes([link.thread_id, link.other_thread_id]).tolist() for link in links]
-        self.links = [(here, there) for here, there in sides]
+        sides = self._table.thread_codes([side for link in links for side in (link.thread_id, link.other_thread_id)])
+        self.links = [(here, there) for here, there in sides.reshape(-1, 2).tolist()]
         """Pairs of threads that a mail has joined."""
 
     @property

@@ -73,7 +73,12 @@ def assert_same(table: LogTable, rows: list[Assignment]) -> None:
     assert [table.thread_id(code) for code in range(table.num_threads)] == threads
     assert [SPLITS[code] for code in table.split] == [r.split for r in rows]
     assert table.window_idx.tolist() == [r.window_idx for r in rows]
-    assert table.thread_codes([*threads, "absent"]).tolist() == [*range(len(threads)), -1]
+    again = list(reversed(threads))
+    assert table.thread_codes([*threads, "absent", *again]).tolist() == [
+        *range(len(threads)),
+        -1,
+        *range(len(threads))[::-1],
+    ]
     for name in table.digests:
         first: dict[str, int] = {}
         for n in numbers:
