@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 from importlib import import_module
 from importlib.metadata import entry_points
+from types import FrameType
 from typing import Any
 
 import click
 
 from jobs import __version__
-from jobs.contracts.errors import OutputError, RefrainError
+from jobs.contracts.errors import OutputError, RefrainError, StoppedError
 from jobs.contracts.stages import STAGES
 
 _OTHERS = {
@@ -70,6 +72,7 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> Any:
     """Run the command line and exit: the one place where errors become messages and exit codes."""
+    signal.signal(signal.SIGTERM, _stop)
     try:
         return cli.main(args=args, prog_name="refrain", standalone_mode=False) or 0
     except click.exceptions.Exit as stop:
@@ -90,6 +93,11 @@ def main(args: list[str] | None = None) -> Any:
         click.echo(f"refrain: error: {told}", err=True)
         _forget_unwritten()
         sys.exit(told.exit_code)
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    """End as for any other error: nothing half-written, no scratch files left."""
+    raise StoppedError("told to stop", hint="the same command again does the rest")
 
 
 def _unwritten(error: OSError) -> RefrainError:

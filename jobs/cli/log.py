@@ -59,7 +59,10 @@ def verify(*, archive: str, deep: bool, head: str | None) -> None:
     "-o", "--output", type=options.PATH, default=Path("-"), show_default=True, help="File to write; `-` prints it."
 )
 def export(*, archive: str, output: Path) -> None:
-    """Write the log as assignments.json: chunk id to split, thread and window."""
+    """Write the log as assignments.json.
+
+    A map from chunk id to split, thread_id and window_idx.
+    """
     from jobs.assignments.export import assignment_entries
     from jobs.files import write_json_object
 

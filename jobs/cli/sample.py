@@ -15,7 +15,6 @@ from jobs.cli.replay_options import (
     length_metadata,
     named,
     tell,
-    window_idx,
 )
 from jobs.contracts.errors import UsageError
 from jobs.files import STANDARD
@@ -43,7 +42,7 @@ from jobs.files import STANDARD
 @click.option("--batch-tokens", type=click.IntRange(1), help="Instead: tokens in a batch, padding counted.")
 @click.option("--epochs", type=click.IntRange(1), default=3, show_default=True, help="Epochs to schedule.")
 @active_windows
-@window_idx
+@click.option("--window-idx", type=click.IntRange(0), help="The window, W.  [default: that of the newest new chunk]")
 @click.option(
     "--assignments",
     type=options.PATH,

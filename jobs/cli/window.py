@@ -30,7 +30,7 @@ _KINDS = {"train": "new_train", "val": "val_set", "test": "test_set"}
     type=click.Choice(SPLITS),
     default="train",
     show_default=True,
-    help="train: the chunks of this window alone. val, test: all up to it that no train chunk repeats.",
+    help="train: the chunks of this window alone. val, test: all up to it, but threads that were joined with train.",
 )
 @chunks
 @length_metadata

@@ -6,12 +6,13 @@ import json
 import resource
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 
 import pytest
 
 from jobs.cli import COMMANDS
-from jobs.contracts.errors import permanent_exit_codes
+from jobs.contracts.errors import StoppedError, permanent_exit_codes
 
 HEAVY = {"numpy", "pyarrow", "boto3", "botocore", "pydantic", "tokenizers", "torch"}
 
@@ -96,6 +97,18 @@ def test_a_dash_is_standard_input_and_output(refrain, tmp_path):
     run = refrain("parse", "-", "-o", "-", "--rejects", tmp_path / "rejects.jsonl", input=mail)
     assert run.returncode == 0, run.stderr
     assert [json.loads(line)["message_id"] for line in run.stdout.splitlines()] == ["1@a.example"]
+
+
+def test_told_to_stop_it_leaves_nothing_behind(tmp_path):
+    command = [sys.executable, "-m", "jobs.cli", "parse", "-", "-o", tmp_path / "messages.jsonl"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.iterdir()):  # it has begun to write
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(timeout=30) == StoppedError.exit_code
+        assert "told to stop" in process.stderr.read()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [["doctor"], ["--help"], ["parse", "-", "-o", "-", "--rejects", "/dev/null"]])
