@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import orjson
@@ -19,6 +18,7 @@ from jobs.mail.decode import DecodedMail, TextOptions, content_digest, decode
 from jobs.mail.headers import Headers, message_id, split_header
 from jobs.mail.near_duplicates import fingerprints
 from jobs.ml.tokens import TokenCounter, load_token_counter
+from jobs.processes import shared
 
 BATCH_RECORDS = 256
 EPOCH = "1970-01-01T00:00:00Z"
@@ -84,22 +84,8 @@ def decode_all(records: Iterable[Json], settings: Settings, workers: int | None)
         yield from map(worker, first)
         yield from map(worker, batches)
         return
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(workers, initializer=_start, initargs=(settings,)) as pool:
-        yield from _in_order(pool, [*first], batches, ahead=4 * workers)
-
-
-def _in_order(
-    pool: multiprocessing.pool.Pool, first: list[list[Json]], batches: Iterator[list[Json]], ahead: int
-) -> Iterator[Batch]:
-    # Pool.imap would read the whole input ahead of us; this keeps a few batches under way.
-    pending = [pool.apply_async(_work, (batch,)) for batch in first]
-    for batch in batches:
-        pending.append(pool.apply_async(_work, (batch,)))
-        if len(pending) > ahead:
-            yield pending.pop(0).get()
-    for result in pending:
-        yield result.get()
+    for _, batch in shared(_work, chain(first, batches), workers=workers, start=_start, told=(settings,)):
+        yield batch
 
 
 def _batches(records: Iterable[Json]) -> Iterator[list[Json]]:
@@ -145,7 +131,7 @@ _worker: _Worker | None = None
 
 
 def _start(settings: Settings) -> None:
-    global _worker  # noqa: PLW0603 - one per process, set by the pool
+    global _worker  # noqa: PLW0603 - one per process, set when it starts
     _worker = _Worker(settings)
 
 

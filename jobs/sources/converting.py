@@ -6,25 +6,21 @@ What another process made comes back in a file: through a pipe it would take sev
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
-import signal
 import tempfile
-import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import orjson
 
-from jobs.contracts.errors import TransientError
 from jobs.contracts.records import MailRecord, Reject
 from jobs.files import output_error
 from jobs.mail.filters import Filters
 from jobs.mail.mbox import RawMail
 from jobs.mail.record import to_record
+from jobs.processes import shared
 from jobs.sources.options import ReadOptions
 from jobs.sources.parts import MboxRange, Part, Span
 
@@ -98,33 +94,13 @@ def _in_order(parts: Iterator[Part], convert: Convert, workers: int) -> Iterator
 
 def _shared(parts: Iterator[Part], convert: Convert, workers: int) -> Iterator[tuple[Part, Converted]]:
     """The rest of the parts, converted by other processes, a few of them ahead of what is taken."""
-    with (
-        tempfile.TemporaryDirectory(prefix="refrain-parse-") as folder,
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start, (convert, folder)) as pool,
-    ):
-        pending: deque[tuple[Part, Future[tuple[Converted, Path]]]] = deque()
-        try:
-            for part in parts:
-                pending.append((part, pool.submit(_work, part)))
-                if len(pending) > 2 * workers:
-                    yield _fetched(*pending.popleft())
-            while pending:
-                yield _fetched(*pending.popleft())
-        except BrokenExecutor as error:
-            raise TransientError(
-                "a process was killed, perhaps because memory ran out", hint="run it again, with --workers 1"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _fetched(part: Part, future: Future[tuple[Converted, Path]]) -> tuple[Part, Converted]:
-    done, path = future.result()
-    if done.num_records:
-        with path.open("rb") as stream:
-            done.records = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    path.unlink()
-    return part, done
+    with tempfile.TemporaryDirectory(prefix="refrain-parse-") as folder:
+        for part, (done, path) in shared(_work, parts, workers=workers, start=_start, told=(convert, folder)):
+            if done.num_records:
+                with path.open("rb") as stream:
+                    done.records = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+            path.unlink()
+            yield part, done
 
 
 # ---- in a worker
@@ -133,18 +109,8 @@ _state: tuple[Convert, str] | None = None
 
 
 def _start(convert: Convert, folder: str) -> None:
-    """Leave Ctrl-C to the parent, and end when it ends, however that happens."""
-    global _state  # noqa: PLW0603 - one per process, set by the pool
+    global _state  # noqa: PLW0603 - one per process, set when it starts
     _state = (convert, folder)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _work(part: Part) -> tuple[Converted, Path]:

@@ -1,0 +1,75 @@
+"""Sharing work among processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from jobs.contracts.errors import InputError, TransientError
+from jobs.processes import shared
+
+_factor = 0
+
+
+def start(factor: int) -> None:
+    global _factor  # noqa: PLW0603 - one per process
+    _factor = factor
+
+
+def work(number: int) -> int:
+    time.sleep(0.02 if number % 3 == 0 else 0)
+    return number * _factor
+
+
+def refuse(number: int) -> int:
+    raise InputError(f"{number} is not what it should be", where="here")
+
+
+def die(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_results_come_in_the_order_of_the_work_and_little_is_read_ahead() -> None:
+    read: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(40):
+            read.append(number)
+            yield number
+
+    ahead = 0
+    for place, (item, result) in enumerate(shared(work, items(), workers=2, start=start, told=(7,))):
+        assert (item, result) == (place, 7 * place)
+        ahead = max(ahead, len(read) - place)
+    assert len(read) == 40
+    assert ahead <= 8
+
+
+def test_what_a_worker_raises_is_raised_whole() -> None:
+    with pytest.raises(InputError, match="1 is not what it should be") as caught:
+        list(shared(refuse, [1, 2, 3], workers=2, start=start, told=(1,)))
+    assert caught.value.where == "here"
+
+
+def test_a_worker_that_is_killed_is_an_error_and_not_a_wait_for_ever() -> None:
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            list(shared(die, range(100), workers=2, start=start, told=(1,)))
+        except TransientError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert [str(error).partition("\n")[0] for error in errors] == [
+        "a process was killed, perhaps because memory ran out"
+    ]
