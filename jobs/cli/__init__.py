@@ -86,22 +86,31 @@ def main(args: list[str] | None = None) -> Any:
     except SystemExit:
         _forget_unwritten()  # click ends so, quietly, where the reader of our output has gone
         raise
-    except (RefrainError, OSError) as error:
+    except (_Stop, RefrainError, OSError) as error:
         if os.environ.get("REFRAIN_TRACEBACK"):
             raise
-        told = error if isinstance(error, RefrainError) else _unwritten(error)
+        told = _told(error)
         click.echo(f"refrain: error: {told}", err=True)
         _forget_unwritten()
         sys.exit(told.exit_code)
 
 
+class _Stop(BaseException):
+    """Told to stop. No Exception, for libraries catch those (the S3 SDK takes any for a lost connection)."""
+
+
 def _stop(_signal: int, _frame: FrameType | None) -> None:
-    """End as for any other error: nothing half-written, no scratch files left."""
-    raise StoppedError("told to stop", hint="the same command again does the rest")
+    """End as for any other error: nothing half-written, no scratch files left, however often it is told."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Stop
 
 
-def _unwritten(error: OSError) -> RefrainError:
-    """What a user is told when a report does not fit on the disk; any other such error is a defect."""
+def _told(error: _Stop | RefrainError | OSError) -> RefrainError:
+    """What a user is told; an OSError but of a report that does not fit on the disk is a defect."""
+    if isinstance(error, _Stop):
+        return StoppedError("told to stop", hint="the same command again does the rest")
+    if isinstance(error, RefrainError):
+        return error
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         raise error
     return OutputError(f"cannot be written: {error.strerror}", where="standard output")

@@ -111,6 +111,30 @@ def test_told_to_stop_it_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_told_to_stop_within_a_library_that_catches_every_exception():
+    program = """
+import os, signal, sys, time
+import click
+import jobs.cli.doctor
+@click.command()
+def command():
+    for attempt in range(3):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except Exception:
+            print("once more")
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("tidied")
+jobs.cli.doctor.command = command
+jobs.cli.main(["doctor"])
+"""
+    run = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (StoppedError.exit_code, "tidied\n")
+    assert run.stderr.startswith("refrain: error: told to stop\n")
+
+
 @pytest.mark.parametrize("arguments", [["doctor"], ["--help"], ["parse", "-", "-o", "-", "--rejects", "/dev/null"]])
 def test_a_full_disk_under_standard_output_is_one_message(arguments):
     with open("/dev/full", "wb") as full:  # noqa: PTH123
