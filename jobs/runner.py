@@ -48,6 +48,8 @@ def run_in_store(
             hint="up to 253 small letters, digits, '-' and '.', as Kubernetes has them",
         )
     row = stages.stage(stage)
+    if row.after:  # only the first stage may begin an archive: a mistyped URL must not
+        Archive.open(url, options, read_only=True)
     archive = Archive.open(url, options)
     settings = _settings(config)
     needed, digests = _inputs_of(archive.store, row, cycle)

@@ -105,6 +105,13 @@ def test_a_stage_needs_those_before_it(url: str, store: Store, tmp_path: Path) -
     assert read_marker(store, "window", "w1") is None
 
 
+@pytest.mark.parametrize("name", ["split", "window", "rehearse", "sample"])
+def test_only_parse_begins_an_archive(tmp_path: Path, name: str) -> None:
+    with pytest.raises(MissingInputError):
+        run_in_store(name, dict(CHAIN)[name], url=(tmp_path / "mistyped").as_uri(), cycle="w1")
+    assert not (tmp_path / "mistyped").exists()
+
+
 def test_other_settings_than_it_finished_with_are_refused(url: str, tmp_path: Path) -> None:
     run_chain(url, "w1", mbox(tmp_path / "1.mbox", "a@x"))
     with pytest.raises(ConfigError, match="epochs = 3, not 5"):

@@ -13,14 +13,8 @@ from jobs.cli import options
 from jobs.contracts.errors import UsageError
 
 
-def _ratios(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int, int] | None:
-    if value is None:
-        return None
-    parts = value.replace(",", ":").replace("/", ":").split(":")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise click.BadParameter(f"{value!r} is not three numbers such as 80:10:10")
-    train, val, test = map(int, parts)
-    return train, val, test
+def _ratios(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    return None if value is None else tuple(value.replace(",", ":").replace("/", ":").split(":"))
 
 
 _STRIPPED = ("signatures", "footers", "disclaimers")

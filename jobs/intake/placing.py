@@ -6,8 +6,11 @@ Nothing is cut or written here; texts are not looked at.
 from __future__ import annotations
 
 import hashlib
+import math
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -38,12 +41,6 @@ class SplitRule:
     ratios: tuple[int, int, int]
     """Weights of train, val and test."""
 
-    def __post_init__(self) -> None:
-        if min(self.ratios) < 0 or self.ratios[0] == 0:
-            raise ConfigError(
-                f"{':'.join(map(str, self.ratios))} leaves nothing to train on", where="--ratios", hint="try 80:10:10"
-            )
-
     def split_of(self, thread_id: str) -> Split:
         """The split of a thread: where its hash falls among the ratios."""
         total = sum(self.ratios)
@@ -61,6 +58,25 @@ class SplitRule:
     def _hash(self, thread_id: str) -> int:
         """The first 8 bytes of SHA-256(seed, thread id)."""
         return int.from_bytes(hashlib.sha256(f"{self.seed}{thread_id}".encode()).digest()[:8], "big")
+
+
+def whole_ratios(weights: Sequence[str | float]) -> tuple[int, int, int]:
+    """Weights of train, val and test as whole numbers: percents where they are, so that 8:1:1 is 80:10:10.
+
+    ConfigError for what are not three finite numbers of which none is negative and the first is not 0.
+    """
+    try:
+        shares = [Fraction(str(weight).strip()) for weight in weights]
+    except (ValueError, ZeroDivisionError):
+        shares = []
+    if len(shares) != len(SPLITS) or min(shares) < 0 or not shares[0]:
+        shown = ":".join(map(str, weights))
+        raise ConfigError(f"not shares of train, val and test: {shown}", where="ratios", hint="write them as 80:10:10")
+    percents = [100 * share / sum(shares) for share in shares]
+    scale = math.lcm(*(percent.denominator for percent in percents))
+    train, val, test = (int(percent * scale) for percent in percents)
+    common = math.gcd(train, val, test) if scale > 1 else 1
+    return train // common, val // common, test // common
 
 
 @dataclass(slots=True)

@@ -1,4 +1,7 @@
-"""How far each IMAP folder has been read: `{mailbox: {"uidvalidity": …, "uid": …}}`."""
+"""How far each IMAP folder has been read: `{key: {"uidvalidity": …, "uid": …}}`.
+
+The log keeps the cursors for ever, so a mailbox stands there by a digest: no address gets into it.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from jobs.contracts.errors import InputError
+from jobs.contracts.records import short_digest
 from jobs.files import read_json
 
 Cursors = dict[str, dict[str, int]]
-"""By mailbox, `user@host/FOLDER`: the folder's UIDVALIDITY, and the highest UID that was read."""
+"""By `cursor_key`: a folder's UIDVALIDITY, and the highest UID that was read."""
+
+
+def cursor_key(mailbox: str) -> str:
+    """What stands for a mailbox, `user@host/FOLDER`: its short digest."""
+    return short_digest(mailbox)
 
 
 def read_cursors(path: Path) -> Cursors:

@@ -34,6 +34,7 @@ from jobs.files import input_error
 from jobs.mail.headers import iso
 from jobs.mail.limits import TOO_LARGE
 from jobs.mail.mbox import BLOCK_BYTES, RawMail
+from jobs.sources.cursors import cursor_key
 from jobs.sources.options import ReadOptions
 from jobs.sources.parts import Batch, batches
 
@@ -233,6 +234,7 @@ class _Folder:
     def __init__(self, client: IMAPClient, account: ImapAccount, folder: str, options: ReadOptions) -> None:
         self._client = client
         self._name = f"{account}/{folder}"
+        self._key = cursor_key(self._name)
         self._folder = folder
         self._options = options
 
@@ -245,7 +247,7 @@ class _Folder:
             sizes = self._sizes(found)
             for uids in _batches(sizes, limit):
                 yield from self._fetch(uids) if sizes[uids[0]] <= limit else [self._too_large(uids[0])]
-        self._options.reached[self._name] = {"uidvalidity": uidvalidity, "uid": max(after, last)}
+        self._options.reached[self._key] = {"uidvalidity": uidvalidity, "uid": max(after, last)}
 
     def _open(self) -> tuple[int, int]:
         """UIDVALIDITY, and the highest UID that may be in use."""
@@ -262,7 +264,7 @@ class _Folder:
         return state[b"UIDVALIDITY"], max(self._client.search(["UID", "*"]), default=0)
 
     def _cursor(self, uidvalidity: int) -> int:
-        cursor = self._options.cursors.get(self._name)
+        cursor = self._options.cursors.get(self._key)
         if cursor is None:
             return 0
         if cursor["uidvalidity"] == uidvalidity:

@@ -18,7 +18,7 @@ from jobs.assignments.archive import Archive
 from jobs.assignments.segment import SegmentHeader
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError
 from jobs.contracts.records import SPLITS, Json, short_digest
-from jobs.files import STANDARD, read_json, read_records, scratch_folder
+from jobs.files import STANDARD, one_at_a_time, read_json, read_records, scratch_folder
 from jobs.intake.commit import OvertakenError, WindowWriter
 from jobs.intake.cutting import Cutter
 from jobs.intake.decoding import PARSE_HINT, Settings, decode_all, is_mail_record
@@ -26,7 +26,7 @@ from jobs.intake.exports import archive_folder, export_all, export_split
 from jobs.intake.known import Known
 from jobs.intake.original import is_to_be_taken_over, take_over
 from jobs.intake.overlap import Overlap
-from jobs.intake.placing import SplitRule, place
+from jobs.intake.placing import SplitRule, place, whole_ratios
 from jobs.intake.spool import Spool
 from jobs.mail.decode import TextOptions
 from jobs.mail.template import TEMPLATE_DIGEST
@@ -48,7 +48,7 @@ class Config:
     """How mail is split. All but the last three are fixed by an archive's first import; None is as it has them."""
 
     seed: int | None = None
-    ratios: tuple[int, int, int] | None = None
+    ratios: tuple[str | float, str | float, str | float] | None = None
     """Weights of train, val and test."""
     window_size: int | None = None
     window_overlap: int | None = None
@@ -167,7 +167,7 @@ def _parameters(config: Config, counter: TokenCounter, archive: Archive) -> Json
     """
     asked = {
         "seed": config.seed,
-        "ratios": list(config.ratios) if config.ratios else None,
+        "ratios": list(whole_ratios(config.ratios)) if config.ratios else None,
         "window_size": config.window_size,
         "window_overlap": config.window_overlap,
         "max_tokens": config.max_tokens,
@@ -248,10 +248,29 @@ def split_files(
     """Split plain files: add to the archive beside `assignments`, and write it and its splits out anew.
 
     `named` are the three files of the splits, where they are wanted elsewhere than in the folder `output`.
-    Assignments of the original's shape, without an archive, are taken over first.
+    Assignments of the original's shape, without an archive, are taken over first. Waits where another process
+    is at it: else the files of the one that was first could take the place of the other's.
     """
     paths = [path for source in sources for path in _parsed_files(source)]
-    archive = Archive.open(str(archive_folder(assignments)))
+    folder = archive_folder(assignments)
+    archive = Archive.open(str(folder))
+    with one_at_a_time(folder / _LOCK):
+        return _split_files(config, paths, archive, assignments, output, named, shard_size)
+
+
+_LOCK = ".lock"
+"""In the archive's folder; no key of a store is called so."""
+
+
+def _split_files(
+    config: Config,
+    paths: list[Path],
+    archive: Archive,
+    assignments: Path,
+    output: Path | None,
+    named: Sequence[Path],
+    shard_size: int | None,
+) -> Json:
     splits = output or assignments.parent / "splits"
     if assignments.exists() and is_to_be_taken_over(archive):
         counter = load_token_counter(config.tokenizer or WHITESPACE)

@@ -16,7 +16,7 @@ from splitting import chunks, mail, messages, rows, split, threads_by_split, tre
 from jobs.assignments.archive import Archive
 from jobs.contracts.errors import ConfigError
 from jobs.contracts.records import MailRecord, short_digest
-from jobs.intake.placing import SplitRule, thread_id_of
+from jobs.intake.placing import SplitRule, thread_id_of, whole_ratios
 from jobs.intake.reading import read_data
 from jobs.mail.limits import Limits
 from jobs.mail.mbox import RawMail
@@ -286,6 +286,25 @@ def test_settings_left_out_are_the_archive_s(archive: Archive, tmp_path: Path) -
     parameters = [header.parameters for header in archive.log.headers()]
     assert parameters[0] == parameters[1]
     assert (parameters[1]["seed"], parameters[1]["ratios"]) == (7, [60, 20, 20])
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (("8", "1", "1"), (80, 10, 10)), (("0.8", "0.1", "0.1"), (80, 10, 10)), ((80.0, 10.0, 10.0), (80, 10, 10)),
+        ((1, 1, 1), (1, 1, 1)), (("0.805", "0.1", "0.095"), (161, 20, 19)), ((1, 0, 0), (100, 0, 0)),
+    ],
+)  # fmt: skip
+def test_ratios_are_one_however_they_are_written(written: tuple[str, str, str], meant: tuple[int, int, int]) -> None:
+    assert whole_ratios(written) == meant
+
+
+@pytest.mark.parametrize(
+    "written", [("80", "10"), ("a", "b", "c"), (-1, 1, 1), (0, 1, 1), (float("nan"), 1, 1), ("1/0", 1, 1)]
+)
+def test_ratios_that_are_none(written: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match="not shares of train, val and test"):
+        whole_ratios(written)
 
 
 def test_mail_is_added_only_when_asked(archive: Archive, tmp_path: Path) -> None:
