@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import io
 import os
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -174,6 +175,20 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Lock a file, which is made, while the block runs; waits for the process that has it. OutputError.
+
+    The system frees it whatever ends the holder.
+    """
+    with ExitStack() as stack:
+        try:
+            fcntl.flock(stack.enter_context(path.open("ab")), fcntl.LOCK_EX)
+        except OSError as error:
+            raise output_error(path, error) from error
+        yield
 
 
 @contextmanager

@@ -255,35 +255,23 @@ def split_files(
     folder = archive_folder(assignments)
     archive = Archive.open(str(folder))
     with one_at_a_time(folder / _LOCK):
-        return _split_files(config, paths, archive, assignments, output, named, shard_size)
+        splits = output or assignments.parent / "splits"
+        if assignments.exists() and is_to_be_taken_over(archive):
+            counter = load_token_counter(config.tokenizer or WHITESPACE)
+            records = named or (sorted(splits.glob("*.json*")) if splits.is_dir() else [])
+            take_over(archive, assignments, records, _parameters(config, counter, archive))
+        before = archive.log.head()
+        result = run(config, Inputs({"messages": paths}, archive), Outputs())
+        if result["num_new"] and archive.log.head() == before:
+            result["notes"] = ["this very mail was split before: these are that run's numbers, nothing was added now"]
+        export_all(archive, assignments)
+        for split, path in zip(SPLITS, named or [splits / f"{split}.json" for split in SPLITS], strict=True):
+            export_split(archive, split, path, shard_size)
+    return result
 
 
 _LOCK = ".lock"
 """In the archive's folder; no key of a store is called so."""
-
-
-def _split_files(
-    config: Config,
-    paths: list[Path],
-    archive: Archive,
-    assignments: Path,
-    output: Path | None,
-    named: Sequence[Path],
-    shard_size: int | None,
-) -> Json:
-    splits = output or assignments.parent / "splits"
-    if assignments.exists() and is_to_be_taken_over(archive):
-        counter = load_token_counter(config.tokenizer or WHITESPACE)
-        records = named or (sorted(splits.glob("*.json*")) if splits.is_dir() else [])
-        take_over(archive, assignments, records, _parameters(config, counter, archive))
-    before = archive.log.head()
-    result = run(config, Inputs({"messages": paths}, archive), Outputs())
-    if result["num_new"] and archive.log.head() == before:
-        result["notes"] = ["this very mail was split before: these are that run's numbers, nothing was added now"]
-    export_all(archive, assignments)
-    for split, path in zip(SPLITS, named or [splits / f"{split}.json" for split in SPLITS], strict=True):
-        export_split(archive, split, path, shard_size)
-    return result
 
 
 def _parsed_files(source: Path) -> list[Path]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,12 @@ import orjson
 import pytest
 from splitting import mail, write
 
+from jobs.assignments.export import assignment_entries
 from jobs.assignments.log import AssignmentsLog
+from jobs.assignments.table import LogTable
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError, TransientError
 from jobs.contracts.records import SPLITS, short_digest
+from jobs.intake import exports
 from jobs.intake.placing import thread_id_of
 from jobs.stages.split import Config, split_files
 
@@ -251,3 +256,33 @@ def test_a_mail_that_is_not_in_its_encoding_is_refused(tmp_path: Path, encoding:
     with pytest.raises(InputError, match="encoding") as caught:
         run(tmp_path, [{"message_id": "a@x", "email_message": "Subject: \u4e2d\n\ntext\n", "encoding": encoding}])
     assert "a@x" in caught.value.where
+
+
+def test_two_at_once_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one commits while the first one writes assignments.json from what it has read before."""
+    fork = multiprocessing.get_context("fork")
+    begin = fork.Event()
+
+    def second() -> None:
+        begin.wait()
+        run(tmp_path, WEEK_2)
+
+    other = fork.Process(target=second)
+    other.start()  # before the first one holds anything that it would have too
+    waited = []
+
+    def entries_read(table: LogTable) -> Iterator[tuple[str, Any]]:
+        entries = list(assignment_entries(table))
+        if not waited:
+            begin.set()
+            other.join(2)
+            waited.append(other.is_alive())
+        return iter(entries)
+
+    monkeypatch.setattr(exports, "assignment_entries", entries_read)
+    write(tmp_path / "messages.jsonl", WEEK_1)
+    split_files(Config(workers=1, window_overlap=1), [tmp_path / "messages.jsonl"], tmp_path / "assignments.json")
+    other.join(60)
+    assert (waited, other.exitcode) == ([True], 0)
+    assert len(load(tmp_path / "assignments.json")) == 4
+    assert len(load(tmp_path / "chunks.json")) == 4
