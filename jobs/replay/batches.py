@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.replay.allocation import Counts
-from jobs.replay.hashing import Keys, mix, stream
+from jobs.replay.hashing import Keys, mix, order_of, stream
 from jobs.replay.table import Rows
 
 Source = Literal["new", "replay"]
@@ -78,7 +78,7 @@ def by_tokens(
 
 def shuffled(num_batches: int, *name: int | str) -> Counts:
     """The numbers of that many batches in the order of a named stream."""
-    return np.argsort(mix(np.arange(num_batches, dtype=np.uint64), stream(*name)), kind="stable")
+    return order_of(mix(np.arange(num_batches, dtype=np.uint64), stream(*name)))
 
 
 def interleave(num_new: int, num_replay: int) -> npt.NDArray[np.bool_]:

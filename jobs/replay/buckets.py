@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from jobs.replay.allocation import Counts, largest_remainders, minimums, ranks, sums_by
-from jobs.replay.hashing import Keys, clockwise, hash_column, mix, places, stream
+from jobs.replay.hashing import Keys, clockwise, hash_column, hash_pairs, mix, order_of, places, stream
 from jobs.replay.table import ChunkTable, Codes, Rows
 
 
@@ -45,10 +43,8 @@ class Buckets:
             table.sender.astype(np.int64) * num_threads + table.thread, return_inverse=True, return_counts=True
         )
         sender, thread = np.divmod(codes, num_threads)
-        senders = table.senders.take(pa.array(sender))
-        threads = table.thread_ids.take(pa.array(thread))
-        names = pc.binary_join_element_wise(senders, threads, pa.scalar("\0", type=pa.large_string()))
-        keys = mix(hash_column(names), stream(seed, "bucket"))
+        senders, threads = hash_column(table.senders), hash_column(table.thread_ids)
+        keys = mix(hash_pairs(senders[sender], threads[thread]), stream(seed, "bucket"))
         return cls(
             of_row=of_row,
             sender=sender,
@@ -56,7 +52,7 @@ class Buckets:
             sizes=sizes,
             position=places(first_windows(of_row, len(codes), table.window_idx), keys),
             keys=keys,
-            sender_keys=mix(hash_column(table.senders), stream(seed, "sender")),
+            sender_keys=mix(senders, stream(seed, "sender")),
         )
 
     def among(self, rows: Rows, window_idx: Codes) -> Buckets:
@@ -77,7 +73,7 @@ class Buckets:
         among its threads in proportion to theirs, both by largest remainders.
         """
         ahead = clockwise(self.position, draw)
-        given = minimums(self.sizes, minimum, quota, np.argsort(ahead, kind="stable"))
+        given = minimums(self.sizes, minimum, quota, order_of(ahead))
         rest = quota - int(given.sum())
         if rest == 0 or not len(self):
             return given

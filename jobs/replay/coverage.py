@@ -13,7 +13,7 @@ import numpy as np
 
 from jobs.replay.allocation import replay_quota
 from jobs.replay.buckets import lowest
-from jobs.replay.hashing import mix, stream
+from jobs.replay.hashing import Keys, hash_column, mix, stream
 from jobs.replay.rehearsal import Strata
 from jobs.replay.report import Coverage
 from jobs.replay.sampler import StratifiedReplaySampler
@@ -39,7 +39,7 @@ def cover(
     drawn = np.unique(np.concatenate([sampler.draw(epoch)[0] for epoch in range(sampler.num_epochs)]))
     found = old.find(sampler.table.take(drawn).chunk_ids)
     seen[found[found >= 0]] = True
-    history = _History(Strata.of(old, sampler.seed), num_new, sampler, active_windows)
+    history = _History(Strata.of(old, sampler.seed), hash_column(old.chunk_ids), num_new, sampler, active_windows)
     earlier = [window for window in cycle_windows if window < sampler.window_idx]
     again = earlier[max(0, len(earlier) - _MOST_WORK // max(1, len(old) * sampler.num_epochs)) :]
     for window_idx in again:
@@ -60,6 +60,8 @@ def cover(
 class _History:
     strata: Strata
     """Of all that is old by now."""
+    keys: Keys
+    """Hash of each chunk id."""
     num_new: Mapping[int, int]
     """Train chunks by window."""
     sampler: StratifiedReplaySampler
@@ -77,7 +79,7 @@ class _History:
         for epoch in range(sampler.num_epochs):
             number = window_idx * sampler.num_epochs + epoch
             shares = manifest.buckets.shares(quota, sampler.min_per_bucket, number)
-            keys = mix(manifest.keys, stream(sampler.seed, "draw", number))
+            keys = mix(self.keys[rows], stream(sampler.seed, "draw", number))
             yield rows[lowest(manifest.buckets.of_row, keys, shares)]
 
     def _manifest(self, window_idx: int) -> Rows:

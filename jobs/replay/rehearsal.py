@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from jobs.replay.allocation import Counts, largest_remainders, minimums
 from jobs.replay.buckets import Buckets, first_windows, lowest
-from jobs.replay.hashing import ROOT_TWO, Keys, clockwise, hash_column, mix, places, stream
+from jobs.replay.hashing import ROOT_TWO, clockwise, hash_column, hash_pairs, mix, order_of, places, stream
 from jobs.replay.table import ChunkTable, Codes, Rows, code_of
 
 
@@ -26,18 +28,21 @@ class Strata:
     buckets: Buckets
     length_bucket: npt.NDArray[np.int16]
     window_idx: Codes
-    keys: Keys
-    """Hash of each chunk id."""
+    rows: Rows
+    """Of each chunk in `chunk_ids`."""
+    chunk_ids: Any
+    """pyarrow large_string."""
 
     @classmethod
     def of(cls, old: ChunkTable, seed: int) -> Strata:
         """Those of a table."""
-        return cls(Buckets.of(old, seed), old.length_bucket, old.window_idx, hash_column(old.chunk_ids))
+        return cls(Buckets.of(old, seed), old.length_bucket, old.window_idx, np.arange(len(old)), old.chunk_ids)
 
     def among(self, rows: Rows) -> Strata:
         """As if the table had these rows alone."""
         windows = self.window_idx[rows]
-        return Strata(self.buckets.among(rows, windows), self.length_bucket[rows], windows, self.keys[rows])
+        buckets = self.buckets.among(rows, windows)
+        return Strata(buckets, self.length_bucket[rows], windows, self.rows[rows], self.chunk_ids)
 
     def choose(self, *, window_idx: int, seed: int, max_samples: int | None, max_per_stratum: int | None) -> Rows:
         """The rows of the manifest, ascending: at most `max_samples`, and of a stratum at most `max_per_stratum`.
@@ -54,10 +59,13 @@ class Strata:
         capacities: Counts = sizes if max_per_stratum is None else np.minimum(sizes, max_per_stratum)
         quota = int(capacities.sum()) if max_samples is None else min(max_samples, int(capacities.sum()))
         bucket, length = np.divmod(codes, width)
-        position = places(first_windows(of_row, len(codes), self.window_idx), self.buckets.keys[bucket], length)
+        keys = hash_pairs(self.buckets.keys[bucket], length.astype(np.uint64))
+        position = places(first_windows(of_row, len(codes), self.window_idx), keys)
         ahead = clockwise(position, window_idx, ROOT_TWO)
-        given = minimums(capacities, 1, quota, np.argsort(ahead, kind="stable"))
+        given = minimums(capacities, 1, quota, order_of(ahead))
         rest = np.array([quota - int(given.sum())])
         group = np.zeros(len(codes), dtype=np.int64)
         shares = given + largest_remainders(rest, group, sizes, capacities - given, ahead)
-        return lowest(of_row, mix(self.keys, stream(seed, "rehearse", window_idx)), shares)
+        rows = np.flatnonzero(shares[of_row] > 0)  # few, where there is a cap: hashes of the others are not needed
+        hashes = hash_column(self.chunk_ids.take(pa.array(self.rows[rows])))
+        return rows[lowest(of_row[rows], mix(hashes, stream(seed, "rehearse", window_idx)), shares)]
