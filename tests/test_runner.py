@@ -63,7 +63,7 @@ def test_two_cycles_from_mail_to_schedule(url: str, store: Store, tmp_path: Path
     assert marker is not None
     assert set(marker["inputs"]) == {"assignments", "new_train", "manifest"}
     assert store.exists(marker["outputs"]["schedule"]["key"])
-    assert second["rehearse"]["manifest_chunks"] == first["split"]["num_chunks"]["train"]
+    assert second["rehearse"]["num_manifest_chunks"] == first["split"]["num_chunks"]["train"]
 
 
 def test_running_again_changes_nothing(url: str, store: Store, tmp_path: Path) -> None:
@@ -88,8 +88,8 @@ def test_a_stage_runs_again_where_what_it_read_has_changed(url: str, store: Stor
     source = mbox(tmp_path / "1.mbox", "a@x")
     run_chain(url, "w1", source)
     mbox(source, "a@x", "b@x")
-    assert run_in_store("parse", config(source), url=url, cycle="w1")["kept"] == 1  # it has finished
-    assert run_in_store("parse", config(source), url=url, cycle="w1", again=True)["kept"] == 2
+    assert run_in_store("parse", config(source), url=url, cycle="w1")["num_kept"] == 1  # it has finished
+    assert run_in_store("parse", config(source), url=url, cycle="w1", again=True)["num_kept"] == 2
     assert run_in_store("split", CHAIN[0][1], url=url, cycle="w1")["num_new"] == 2
     before = read_marker(store, "window", "w1")
     run_in_store("window", window.Config(), url=url, cycle="w1")

@@ -180,13 +180,13 @@ def default_rejects(output: Path) -> Path | None:
 
 def _report(result: dict[str, Any], seconds: float, where: str) -> None:
     """The summary; `where` says where the rejects are."""
-    rate = f", {result['kept'] / seconds:,.0f} a second" if seconds > 0.5 else ""
-    click.echo(f"parse: {result['kept']:,} mails kept in {seconds:.1f} s{rate}", err=True)
-    for reason, count in result["rejected"].items():
+    rate = f", {result['num_kept'] / seconds:,.0f} a second" if seconds > 0.5 else ""
+    click.echo(f"parse: {result['num_kept']:,} mails kept in {seconds:.1f} s{rate}", err=True)
+    for reason, count in result["num_rejected"].items():
         click.echo(f"  {count:,} rejected: {reason}", err=True)
-    if result["rejected"]:
+    if result["num_rejected"]:
         click.echo(f"  {where}", err=True)
     for note in result.get("notes", ()):
         click.echo(f"  note: {note}", err=True)
-    for rule, count in result["filtered"].items():
+    for rule, count in result["num_filtered"].items():
         click.echo(f"  {count:,} left out: {rule}", err=True)

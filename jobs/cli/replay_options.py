@@ -41,7 +41,11 @@ def tell(stage: str, result: Mapping[str, Any]) -> None:
     """Say on standard error what a stage did; what has parts of its own is left to its file."""
     for note in result.get("notes", ()):
         click.echo(f"refrain: note: {note}", err=True)
-    counts = (f"{name.replace('_', ' ')} {_plain(value)}" for name, value in result.items() if _is_told(name, value))
+    counts = (
+        f"{name.removeprefix('num_').replace('_', ' ')} {_plain(value)}"
+        for name, value in result.items()
+        if _is_told(name, value)
+    )
     click.echo(f"{stage}: {', '.join(counts)}", err=True)
 
 

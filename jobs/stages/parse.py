@@ -157,8 +157,8 @@ class _Counts:
 
     def result(self, num_sources: int) -> dict[str, Any]:
         return {
-            "sources": num_sources,
-            "kept": self.kept,
-            "rejected": dict(sorted(self.rejected.items())),
-            "filtered": dict(sorted(self.left_out.items())),
+            "num_sources": num_sources,
+            "num_kept": self.kept,
+            "num_rejected": dict(sorted(self.rejected.items())),
+            "num_filtered": dict(sorted(self.left_out.items())),
         }

@@ -55,13 +55,17 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     else:
         of_split = (table.split == code_of(config.split)) & (table.window_idx <= window_idx)
         candidates = chosen = np.flatnonzero(of_split & ~source.forgotten)
-    result: dict[str, Any] = {"window_idx": window_idx, "old_chunks": len(candidates), "manifest_chunks": len(chosen)}
+    result: dict[str, Any] = {
+        "window_idx": window_idx,
+        "num_old_chunks": len(candidates),
+        "num_manifest_chunks": len(chosen),
+    }
     entries = table.take(chosen).entries()
     if config.shard_size is None:
         write_json_array(outputs["manifest"], entries)
     else:
         shards = write_numbered(outputs["manifest"], config.split, entries, len(chosen), config.shard_size)
-        result["shards"] = len(shards)
+        result["num_shards"] = len(shards)
     if source.notes:
         result["notes"] = source.notes
     return result

@@ -48,8 +48,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
         source.notes.append(f"the newest window is {table.newest_window()}: there is no window {window_idx} yet")
     result: dict[str, Any] = {
         "window_idx": window_idx,
-        "new_train_chunks": len(new),
-        "new_train_messages": num_messages,
+        "num_new_train_chunks": len(new),
+        "num_new_train_messages": num_messages,
         "skipped": num_messages is not None and num_messages < config.min_new_messages,
     }
     if "new_train" in outputs:
@@ -75,9 +75,9 @@ def _write_eval_sets(source: ChunkSource, outputs: Outputs, window_idx: int) -> 
         rows = np.flatnonzero(of_split & ~is_tainted)
         hidden = source.masked_messages(rows, masked)
         write_json_array(outputs[kind], _eval_entries(table, rows, hidden))
-        result[f"{split}_chunks"] = len(rows)
-        result[f"{split}_excluded_chunks"] = int((of_split & is_tainted).sum())
-        result[f"{split}_masked_messages"] = sum(map(len, hidden.values()))
+        result[f"num_{split}_chunks"] = len(rows)
+        result[f"num_{split}_excluded_chunks"] = int((of_split & is_tainted).sum())
+        result[f"num_{split}_masked_messages"] = sum(map(len, hidden.values()))
     return result
 
 

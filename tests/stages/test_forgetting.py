@@ -47,10 +47,10 @@ def run(stage: Any, archive: Archive, folder: Path, config: Any, **inputs: Path)
 def test_what_has_no_text_is_in_no_list(archive: Archive, tmp_path: Path, kinds: tuple[str, ...]) -> None:
     forget(archive, *kinds)
     result = run(window, archive, tmp_path, window.Config(window_idx=1))
-    assert (result["new_train_chunks"], result["val_chunks"]) == (2, 1)
+    assert (result["num_new_train_chunks"], result["num_val_chunks"]) == (2, 1)
     assert result["notes"] == ["4 chunks are left out: their texts have been deleted"]
-    assert run(window, archive, tmp_path, window.Config(window_idx=0))["new_train_chunks"] == 0
-    assert run(rehearse, archive, tmp_path, rehearse.Config(window_idx=2))["manifest_chunks"] == 2
+    assert run(window, archive, tmp_path, window.Config(window_idx=0))["num_new_train_chunks"] == 0
+    assert run(rehearse, archive, tmp_path, rehearse.Config(window_idx=2))["num_manifest_chunks"] == 2
     assert {one["window_idx"] for one in read_json(tmp_path / "manifest.json")} == {1}
 
 
@@ -96,7 +96,7 @@ def test_plain_files_tell_it_too(archive: Archive, tmp_path: Path) -> None:
     assert (tmp_path / "files.json").read_bytes() == (tmp_path / "manifest.json").read_bytes()
     outputs = Outputs({kind: tmp_path / f"{kind}.json" for kind in ("new_train", "val_set")})
     result = window.run(window.Config(window_idx=1), files, outputs)
-    assert (result["new_train_chunks"], result["val_chunks"]) == (2, 1)
+    assert (result["num_new_train_chunks"], result["num_val_chunks"]) == (2, 1)
 
 
 def test_what_scores_depend_on_is_not_passed_over(archive: Archive, tmp_path: Path) -> None:

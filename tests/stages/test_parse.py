@@ -58,15 +58,15 @@ def test_every_kind_of_file_by_what_it_begins_with(tmp_path: Path) -> None:
         "k": "not a regular file",
     }
     assert result == {
-        "sources": 1,
-        "kept": 6,
-        "rejected": {
+        "num_sources": 1,
+        "num_kept": 6,
+        "num_rejected": {
             "compressed data damaged or cut short": 2,
             "empty": 1,
             "not a regular file": 1,
             "not mail": 3,
         },
-        "filtered": {},
+        "num_filtered": {},
     }
 
 
@@ -105,9 +105,9 @@ def test_takeout_labels_and_filters_are_counted(tmp_path: Path) -> None:
     records, rejects, result = parsed(tmp_path, path, exclude=("label:spam", "header:Auto-Submitted", "label:Trash"))
     assert [(record["message_id"][0], record["labels"]) for record in records] == [("0", ["Inbox"]), ("3", [])]
     assert rejects == []
-    assert result["filtered"] == {"exclude header:Auto-Submitted": 1, "exclude label:spam": 1}
+    assert result["num_filtered"] == {"exclude header:Auto-Submitted": 1, "exclude label:spam": 1}
     _, _, result = parsed(tmp_path, path, include=("label:Inbox",))
-    assert (result["kept"], result["filtered"]) == (1, {"matched no include": 3})
+    assert (result["num_kept"], result["num_filtered"]) == (1, {"matched no include": 3})
 
 
 def test_a_file_by_its_url(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_ranges_with_a_limit_on_the_size(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_bytes(box(1, 2) + box(3, body=b"From afar\n\n" * 5000) + box(4, 5, body=b"x" * 7000 + b"\n") + box(6))
     expected = parsed(tmp_path, path, max_message_bytes=20_000)
     assert ids(expected[0]) == ["1", "2", "4", "5", "6"]
-    assert expected[2]["rejected"] == {"larger than the limit for one mail": 1}
+    assert expected[2]["num_rejected"] == {"larger than the limit for one mail": 1}
     for range_bytes in (100, 3000, 40_000):
         monkeypatch.setattr("jobs.sources.named.RANGE_BYTES", range_bytes)
         assert parsed(tmp_path, path, max_message_bytes=20_000, workers=2) == expected

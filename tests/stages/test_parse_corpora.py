@@ -14,7 +14,7 @@ from jobs.contracts.errors import InputError
 def test_linux_raid(corpora: Path, tmp_path: Path) -> None:
     files = sorted((corpora / "linux-raid-2019H2").iterdir())
     records, rejects, result = parsed(tmp_path, *files)
-    assert (len(records), rejects, result["sources"]) == (1242, [], 6)
+    assert (len(records), rejects, result["num_sources"]) == (1242, [], 6)
     assert all(record["envelope_date"] for record in records)
     for path in files:
         data = path.read_bytes()
@@ -38,7 +38,7 @@ def test_every_odd_mail_is_kept_or_counted(corpora: Path, tmp_path: Path) -> Non
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(root / name)
     records, rejects, result = parsed(tmp_path, folder)
-    assert result["kept"] == len(records)
+    assert result["num_kept"] == len(records)
     accounted = {record["source"] for record in records} | {reject["source"] for reject in rejects}
     # A Maildir's files are named by their folders and unique names, without the flags.
     assert len(accounted) == 275

@@ -62,7 +62,7 @@ def test_current_shards_are_left_out(inputs: Inputs, tmp_path: Path) -> None:
 
 def test_numbered_shards_of_any_split(inputs: Inputs, tmp_path: Path) -> None:
     result = run(Config(shard_size=3, split="val"), inputs, Outputs({"manifest": tmp_path / "shards"}))
-    names = [f"val-{number:05d}.json" for number in range(1, result["shards"] + 1)]
+    names = [f"val-{number:05d}.json" for number in range(1, result["num_shards"] + 1)]
     assert sorted(path.name for path in (tmp_path / "shards").iterdir()) == names
     records = [one for name in names for one in json.loads((tmp_path / "shards" / name).read_text())]
     assert [one["chunk_id"] for one in records] == [one.chunk_id for one in ENTRIES if one.split == "val"]

@@ -44,14 +44,14 @@ def test_lists_by_split_and_window(tmp_path: Path) -> None:
     assert [ManifestEntry(**one) for one in lists["new_train"]] == [
         one for one in ENTRIES if one.split == "train" and one.window_idx == 6
     ]
-    assert result["new_train_chunks"] == result["new_train_messages"] == len(lists["new_train"])
+    assert result["num_new_train_chunks"] == result["num_new_train_messages"] == len(lists["new_train"])
     assert result["skipped"] is False
 
 
 def test_a_window_that_is_not_there_yet_is_empty_and_said_so(tmp_path: Path) -> None:
     inputs = Inputs({"assignments": [write_files(tmp_path, ENTRIES)]})
     result = run(Config(window_idx=10), inputs, outputs(tmp_path))
-    assert (result["new_train_chunks"], result["skipped"]) == (0, True)
+    assert (result["num_new_train_chunks"], result["skipped"]) == (0, True)
     assert result["notes"] == ["the newest window is 9: there is no window 10 yet"]
 
 
@@ -72,8 +72,8 @@ def test_exclusions_hold_from_their_window_on(tmp_path: Path) -> None:
     assert {one["chunk_id"]: one["masked_messages"] for one in val if "masked_messages" in one} == {
         masked.chunk_id: [rules[1].id]
     }
-    assert result["val_excluded_chunks"] == sum(one.thread_id == thread for one in VAL)
-    assert result["val_masked_messages"] == 1
+    assert result["num_val_excluded_chunks"] == sum(one.thread_id == thread for one in VAL)
+    assert result["num_val_masked_messages"] == 1
 
 
 def test_files_and_archive_give_the_same_bytes(tmp_path: Path) -> None:
@@ -101,13 +101,18 @@ def test_skipped_by_messages_not_chunks(tmp_path: Path, num_messages: int, skipp
     lines = [{"chunk_id": "t-0", "messages": messages}, {"chunk_id": "v-0", "messages": [{"message_id": "other"}]}]
     (tmp_path / "chunks.json").write_text(json.dumps(lines))
     result = run(Config(), Inputs({"assignments": [assignments]}), Outputs())
-    assert result == {"window_idx": 0, "new_train_chunks": 1, "new_train_messages": num_messages, "skipped": skipped}
+    assert result == {
+        "window_idx": 0,
+        "num_new_train_chunks": 1,
+        "num_new_train_messages": num_messages,
+        "skipped": skipped,
+    }
 
 
 def test_an_empty_window_is_skipped(tmp_path: Path) -> None:
     inputs = Inputs({"assignments": [write_files(tmp_path, ENTRIES)]})
     result = run(Config(window_idx=99), inputs, outputs(tmp_path))
-    assert (result["new_train_chunks"], result["skipped"]) == (0, True)
+    assert (result["num_new_train_chunks"], result["skipped"]) == (0, True)
     assert written(tmp_path)["new_train"] == []
 
 
@@ -115,6 +120,6 @@ def test_unknown_messages_skip_nothing(tmp_path: Path) -> None:
     assignments = write_files(tmp_path, [entry("t-0", "t")])
     (tmp_path / "chunks.json").unlink()
     result = run(Config(), Inputs({"assignments": [assignments]}), Outputs())
-    assert result["new_train_messages"] is None
+    assert result["num_new_train_messages"] is None
     assert result["skipped"] is False
     assert result["notes"]
