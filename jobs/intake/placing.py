@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 NEVER = np.iinfo(np.int32).max
 """Window of a node that is no mail of the archive: a ghost."""
 
-_OWN_ID_CHARS = 8
+_OWN_ID_CHARS = (8, 32)
+"""Of the content digest in a mail's own id; all of it where another mail's Message-ID is the shorter one."""
 _THREAD_ID_CHARS = 24
 
 
@@ -197,6 +198,10 @@ def _new_mails(spool: Spool, known: Known, nodes: array[int], own_reference: dic
     seen: set[str] = set()
     claimed: set[int] = set()
     fresh = []
+
+    def is_free(message_id: str) -> bool:
+        return spool.node(message_id) not in claimed and not known.has_messages([message_id])[0]
+
     for mail in canonical_order(spool):
         content = spool.contents[mail]
         if in_archive[mail] or content in seen or whole[nodes[mail]]:
@@ -205,7 +210,8 @@ def _new_mails(spool: Spool, known: Known, nodes: array[int], own_reference: dic
         node = nodes[mail]
         if node in claimed or taken[node]:
             own_reference[mail] = node
-            nodes[mail] = spool.node(f"{ids[node]}#{content[:_OWN_ID_CHARS]}")
+            own_ids = [f"{ids[node]}#{content[:chars]}" for chars in _OWN_ID_CHARS]
+            nodes[mail] = spool.node(next(filter(is_free, own_ids), own_ids[-1]))
         claimed.add(nodes[mail])
         fresh.append(mail)
     return fresh, len(spool) - len(fresh)

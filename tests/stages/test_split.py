@@ -18,6 +18,7 @@ from jobs.contracts.errors import ConfigError
 from jobs.contracts.records import MailRecord, short_digest
 from jobs.intake.placing import SplitRule, thread_id_of, whole_ratios
 from jobs.intake.reading import read_data
+from jobs.mail.decode import content_digest
 from jobs.mail.limits import Limits
 from jobs.mail.mbox import RawMail
 from jobs.mail.record import to_record
@@ -361,3 +362,14 @@ def test_same_bytes_whatever_the_order_the_workers_and_the_hash_seed(tmp_path: P
         trees.append(tree(folder))
     assert trees[0] == trees[1]
     assert len(trees[0]) > 20
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_mail_whose_id_is_another_ones_own_id(archive: Archive, tmp_path: Path, at_once: bool) -> None:
+    again = mail("x@x", day="2024-01-02", body="second")
+    content = content_digest(again["email_message"].encode())
+    first = [mail("x@x"), mail(f"x@x#{content[:8]}", hour=10, body="a third")]
+    for batch in [[*first, again]] if at_once else [first, [again]]:
+        split(archive, batch, tmp_path)
+    assert set(messages(archive)) == {"x@x", f"x@x#{content[:8]}", f"x@x#{content}"}
+    assert split(archive, [again, *first], tmp_path, cycle="again")["num_new"] == 0
