@@ -81,11 +81,12 @@ class Cutter:
         return record
 
     def drops_quotes(self, mail: int) -> bool:
-        """Whether a mail's quotes are left out: by default when a mail it refers to is in the archive by its window."""
+        """Whether a mail's quotes are left out: by default when another one it refers to is there by its window."""
         if self._quotes != "in-thread":
             return self._quotes == "none"
         window_idx = self._placed.mail_window[mail]
-        return any(self._placed.node_window[node] <= window_idx for node in self._spool.references(mail))
+        others = (node for node in self._spool.references(mail) if node != self._spool.nodes[mail])
+        return any(self._placed.node_window[node] <= window_idx for node in others)
 
     def cut(self, window: Placement) -> Iterator[tuple[ThreadState, list[int], list[Window]]]:
         """The window's threads in the order of their earliest new mail: each with its new mails and its new chunks."""

@@ -373,3 +373,8 @@ def test_a_mail_whose_id_is_another_ones_own_id(archive: Archive, tmp_path: Path
         split(archive, batch, tmp_path)
     assert set(messages(archive)) == {"x@x", f"x@x#{content[:8]}", f"x@x#{content}"}
     assert split(archive, [again, *first], tmp_path, cycle="again")["num_new"] == 0
+
+
+def test_a_mail_that_refers_to_itself_keeps_its_quotes(archive: Archive, tmp_path: Path) -> None:
+    split(archive, [mail("s@x", references=("s@x",), body="> what nobody else has\nan answer")], tmp_path)
+    assert "what nobody else has" in messages(archive)["s@x"]["text"]
