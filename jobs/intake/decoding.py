@@ -14,7 +14,7 @@ from jobs.assignments.digests import Bytes, DigestIndex, pack
 from jobs.contracts.errors import InputError
 from jobs.contracts.records import Json, MailRecord, short_digest
 from jobs.mail import template
-from jobs.mail.decode import DecodedMail, TextOptions, content_digest, decode
+from jobs.mail.decode import DecodedMail, TextOptions, content_digest, date_of, decode
 from jobs.mail.headers import Headers, message_id, split_header
 from jobs.mail.near_duplicates import fingerprints
 from jobs.ml.tokens import TokenCounter, load_token_counter
@@ -60,11 +60,20 @@ class Decoded:
 
 
 @dataclass(slots=True)
+class Held:
+    """A mail that is in the archive already: it is not decoded again."""
+
+    content: str
+    """Content digest."""
+    date: str | None = None
+    """Of one that the next mail may have to take its date from; None for the others."""
+
+
+@dataclass(slots=True)
 class Batch:
     """What a worker gives back for a run of records."""
 
-    mails: list[Decoded | str]
-    """A mail that is in the archive already is only its content digest."""
+    mails: list[Decoded | Held]
     fingerprinted: np.ndarray
     """Bool per decoded mail: whether its text is long enough to be compared."""
     bands: np.ndarray
@@ -104,14 +113,18 @@ class _Worker:
 
     def __call__(self, records: Sequence[Json]) -> Batch:
         mails = [read_record(record) for record in records]
-        known = self._known_contents(mails)
+        contents = self._known_contents(mails)
         decoded = [
-            self._decode(mail) if content is None else content for mail, content in zip(mails, known, strict=True)
+            self._decode(mail) if content is None else Held(content)
+            for mail, content in zip(mails, contents, strict=True)
         ]
-        kept = [mail for mail in decoded if not isinstance(mail, str)]
+        for record, mail, following in zip(mails, decoded, [*contents[1:], None], strict=True):
+            if isinstance(mail, Held) and following is None:
+                mail.date = date_of(record.raw, record.envelope_date)
+        kept = [mail for mail in decoded if not isinstance(mail, Held)]
         valid, bands = fingerprints([mail.text_unquoted for mail in kept])
         measured = iter(_measure(kept, self._counter))
-        return Batch([mail if isinstance(mail, str) else next(measured) for mail in decoded], valid, bands)
+        return Batch([mail if isinstance(mail, Held) else next(measured) for mail in decoded], valid, bands)
 
     def _known_contents(self, mails: Sequence[MailRecord]) -> list[str | None]:
         """The content digest of each mail that the archive holds; None for the others."""

@@ -16,7 +16,7 @@ import numpy as np
 import orjson
 
 from jobs.contracts.records import Json
-from jobs.intake.decoding import EPOCH, Batch, Decoded
+from jobs.intake.decoding import EPOCH, Batch, Decoded, Held
 from jobs.mail.threading import thread_references
 
 _FROM_NEIGHBOUR = "date-from-neighbour"
@@ -62,10 +62,10 @@ class Spool:
         for batch in batches:
             first = len(self)
             for mail in batch.mails:
-                if isinstance(mail, str):
-                    self.known_contents.append(mail)
+                date = mail.date or date
+                if isinstance(mail, Held):
+                    self.known_contents.append(mail.content)
                 else:
-                    date = mail.date or date
                     self._add(mail, date)
             self._fingerprinted.extend((np.flatnonzero(batch.fingerprinted) + first).tolist())
             self._bands.append(batch.bands[batch.fingerprinted])

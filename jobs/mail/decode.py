@@ -96,6 +96,11 @@ def decode(
     )
 
 
+def date_of(raw: bytes, envelope_date: str | None = None) -> str | None:
+    """The date that `decode` gives a mail; reads its header alone."""
+    return _date(part_at(raw, 0, len(raw)).headers, envelope_date, set())
+
+
 def _date(headers: Headers, envelope_date: str | None, flags: set[str]) -> str | None:
     moment = parse_date(headers.get(b"date"))
     if moment is None:

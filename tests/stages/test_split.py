@@ -378,3 +378,12 @@ def test_a_mail_whose_id_is_another_ones_own_id(archive: Archive, tmp_path: Path
 def test_a_mail_that_refers_to_itself_keeps_its_quotes(archive: Archive, tmp_path: Path) -> None:
     split(archive, [mail("s@x", references=("s@x",), body="> what nobody else has\nan answer")], tmp_path)
     assert "what nobody else has" in messages(archive)["s@x"]["text"]
+
+
+def test_an_undated_mail_takes_the_date_of_a_neighbour_that_is_in_the_archive(archive: Archive, tmp_path: Path) -> None:
+    undated = {"message_id": "u@x", "email_message": "From: a@x\nMessage-ID: <u@x>\n\nno date\n"}
+    before = [mail("1@x", day="2024-02-01"), mail("2@x", day="2024-03-01")]
+    split(archive, before, tmp_path)
+    split(archive, [*before, undated], tmp_path)
+    record = messages(archive)["u@x"]
+    assert (record["date"], record["flags"]) == ("2024-03-01T09:00:00Z", ["date-from-neighbour"])
