@@ -28,6 +28,8 @@ from jobs.files import scratch_folder
 from jobs.stages import Inputs, Outputs
 
 MARKER_FORMAT = 1
+FINISHED_BEFORE = "finished_before"
+"""In a result: the stage had finished before, and nothing was done now."""
 _BLOCK_BYTES = 1 << 20
 _CYCLE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
@@ -37,8 +39,9 @@ def run_in_store(
 ) -> Json:
     """Run a stage of a cycle over the archive at `url`; its result, also where it had been run before.
 
-    `config` is the stage's own Config. A stage that has finished runs once more where what it read
-    has changed since, or with `again`. Raises MissingInputError where a stage before it has not
+    `config` is the stage's own Config. A stage that has finished is not run again, and its result
+    says so (FINISHED_BEFORE), unless what it read has changed since, it reads what may change
+    unseen (its `reads_again(config)`), or `again` is said. Raises MissingInputError where a stage before it has not
     finished, ConfigError where it has finished with other settings, and whatever the stage raises.
     """
     if not _CYCLE_NAME.fullmatch(cycle):
@@ -54,15 +57,18 @@ def run_in_store(
     settings = _settings(config)
     needed, digests = _inputs_of(archive.store, row, cycle)
     marker = read_marker(archive.store, stage, cycle)
+    module = import_module(row.module)
     if marker is not None and marker["inputs"] == digests and not again:
         _require_same_settings(marker, settings, archive.store.url)
-        result: Json = marker["result"]
-        return result
+        if not getattr(module, "reads_again", _never)(config):
+            result: Json = marker["result"]
+            return result | {FINISHED_BEFORE: True}
     archive.store.delete(marker_key(cycle, stage))
     with scratch_folder(f"refrain-{stage}-") as scratch:
-        inputs = Inputs({file.kind: [_bring(archive.store, file, scratch)] for file in needed}, archive, cycle)
+        paths = {file.kind: [_bring(archive.store, file, scratch)] for file in needed}
+        inputs = Inputs(paths, archive, cycle, _has_sources(archive.store, cycle))
         outputs = Outputs({kind: scratch / ARTIFACTS[kind].filename for kind in row.writes if kind != "assignments"})
-        result = dict(import_module(row.module).run(config, inputs, outputs))
+        result = dict(module.run(config, inputs, outputs))
         written = dict(_upload(archive.store, stage, cycle, outputs))
     new_marker = {
         "format": MARKER_FORMAT,
@@ -75,6 +81,16 @@ def run_in_store(
     }
     archive.store.put(marker_key(cycle, stage), orjson.dumps(new_marker, option=orjson.OPT_INDENT_2))
     return result
+
+
+def _never(_config: Any) -> bool:
+    return False
+
+
+def _has_sources(store: Store, cycle: str) -> bool:
+    """Whether the cycle was given mail to read; one without works on what the log holds."""
+    marker = read_marker(store, "parse", cycle)
+    return marker is not None and marker["result"]["num_sources"] > 0
 
 
 def read_marker(store: Store, stage: str, cycle: str) -> Json | None:

@@ -68,6 +68,9 @@ def _shown(parameter: click.Parameter) -> str:
 
 def in_store(stage: str, config: Any, url: str, cycle: str, *, again: bool) -> Json:
     """Run a stage of a cycle over a store; its result. See `jobs.runner.run_in_store`."""
-    from jobs.runner import run_in_store
+    from jobs.runner import FINISHED_BEFORE, run_in_store
 
-    return run_in_store(stage, config, url=url, cycle=cycle, options=StoreOptions.from_environment(), again=again)
+    result = run_in_store(stage, config, url=url, cycle=cycle, options=StoreOptions.from_environment(), again=again)
+    if result.pop(FINISHED_BEFORE, False):
+        click.echo(f"{stage} of cycle {cycle} had finished: nothing was done now; --again runs it once more", err=True)
+    return result

@@ -25,6 +25,8 @@ class Inputs:
     archive: Archive | None = None
     cycle: str = ""
     """The cycle that this run belongs to; it stands in the header of a log segment."""
+    has_sources: bool = False
+    """Whether that cycle was given mail to read; one without works on what the log holds."""
 
     def one(self, kind: str) -> Path:
         """The only file of that kind; UsageError where none was given."""

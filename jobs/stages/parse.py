@@ -83,6 +83,14 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     return counts.result(len(sources)) | ({"notes": options.notes} if options.notes else {})
 
 
+def reads_again(config: Config) -> bool:
+    """Whether a finished run is to be done again: local mail may have changed, and reading it twice costs little.
+
+    Not so for remote mail: a folder whose mail has been committed would seem empty the second time.
+    """
+    return not any("://" in source and not source.startswith("file://") for source in config.sources)
+
+
 def _cursors(inputs: Inputs) -> dict[str, Any]:
     if inputs.archive is not None:
         return inputs.archive.cursors()

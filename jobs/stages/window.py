@@ -42,6 +42,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     table = source.table
     window_idx = source.this_window() if config.window_idx is None else config.window_idx
     of_window = (table.split == code_of("train")) & (table.window_idx == window_idx)
+    if config.window_idx is None and _brought_nothing(inputs):
+        of_window[:] = False
     new = np.flatnonzero(of_window & ~source.forgotten)
     num_messages = source.count_messages(new)
     if window_idx > max(0, table.newest_window()):
@@ -59,6 +61,13 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     if source.notes:
         result["notes"] = source.notes
     return result
+
+
+def _brought_nothing(inputs: Inputs) -> bool:
+    """Whether this is a cycle that was given mail of which none was new: the newest window is another's."""
+    if inputs.archive is None or not inputs.has_sources:
+        return False
+    return not any(header.cycle == inputs.cycle for header in inputs.archive.headers())
 
 
 def _write_eval_sets(source: ChunkSource, outputs: Outputs, window_idx: int) -> Json:
