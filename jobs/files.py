@@ -177,6 +177,16 @@ def atomic_output(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def require_writable(folder: Path) -> None:
+    """OutputError where no file can be made in a folder, or in the nearest one above it that is there."""
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise output_error(folder, error) from error
+
+
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
     """Lock a file, which is made, while the block runs; waits for the process that has it. OutputError.

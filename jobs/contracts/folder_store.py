@@ -12,16 +12,22 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from jobs.contracts.errors import InputError, MissingInputError, OutputError, RefrainError, UnfitStoreError
 from jobs.contracts.store import check_key
 
+_Placed = TypeVar("_Placed")
+
 _UNFINISHED = ".unfinished"
 """Folder of files that are being written; no key reaches it."""
+_PROBE = "probe"
+LOCK = ".lock"
+"""File in the folder that a process which takes its turn may lock; no key of a store is called so."""
+_PLACING_TRIES = 8
 _STALE_SECONDS = 24 * 3600
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -71,7 +77,7 @@ class FolderStore:
         with self._unfinished(key) as (stream, unfinished, path):
             stream.write(data)
             _sync(stream)
-            unfinished.replace(path)
+            self._place(path, lambda: unfinished.replace(path))
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         """Write an object that must not be there yet: True where this call wrote it. Durable before it returns."""
@@ -80,7 +86,7 @@ class FolderStore:
         with self._unfinished(key) as (stream, unfinished, path):
             stream.write(data)
             _sync(stream)
-            return self._link(unfinished, path)
+            return self._place(path, lambda: self._link(unfinished, path))
 
     def upload(self, key: str, path: Path) -> None:
         """Write or replace an object from a file of any size, atomically and durably."""
@@ -91,13 +97,16 @@ class FolderStore:
         with source, self._unfinished(key) as (stream, unfinished, target):
             shutil.copyfileobj(source, stream, 1 << 20)
             _sync(stream)
-            unfinished.replace(target)
+            self._place(target, lambda: unfinished.replace(target))
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object, and its folder where that is empty then; nothing happens where there is none."""
         path = self._path(key)
         with self._writing(path):
             path.unlink(missing_ok=True)
+        if path.parent != self._root:
+            with suppress(OSError):  # of a folder that holds more
+                path.parent.rmdir()
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
@@ -140,12 +149,21 @@ class FolderStore:
         unfinished = self._root / _UNFINISHED / uuid.uuid4().hex
         with self._writing(path):
             try:
+                unfinished.parent.mkdir(parents=True, exist_ok=True)
                 with unfinished.open("xb") as stream:
-                    self._make_folder(path.parent)
                     yield stream, unfinished, path
                 _sync_folder(path.parent)
             finally:
                 unfinished.unlink(missing_ok=True)
+
+    def _place(self, path: Path, place: Callable[[], _Placed]) -> _Placed:
+        """Do what gives a file its name, in a folder that another process may remove meanwhile: it was empty."""
+        for _ in range(_PLACING_TRIES):
+            with suppress(FileNotFoundError):
+                self._make_folder(path.parent)
+                return place()
+        self._make_folder(path.parent)
+        return place()
 
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
@@ -179,6 +197,17 @@ class FolderStore:
                     path.unlink()
             except FileNotFoundError:
                 continue  # another process dropped it, or its writer finished
+
+
+def remove_unused(root: Path) -> None:
+    """Remove the folder of a store that holds no object: what opening it for writing has made, and no more."""
+    with suppress(OSError):
+        if {path.name for path in root.iterdir()} <= {_UNFINISHED, _PROBE, LOCK}:
+            for name in (_UNFINISHED, _PROBE):
+                if (root / name).exists():
+                    (root / name).rmdir()
+            (root / LOCK).unlink(missing_ok=True)
+            root.rmdir()
 
 
 def _names(folder: Path) -> list[str]:

@@ -7,6 +7,7 @@ adds nothing; one that was killed behind a commit finds its own segments and tel
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -16,9 +17,10 @@ import numpy as np
 
 from jobs.assignments.archive import Archive
 from jobs.assignments.segment import SegmentHeader
-from jobs.contracts.errors import ConfigError, InputError, MissingInputError
+from jobs.contracts.errors import ConfigError, InputError, MissingInputError, OutputError, UsageError
+from jobs.contracts.folder_store import LOCK, remove_unused
 from jobs.contracts.records import SPLITS, Json, short_digest
-from jobs.files import STANDARD, one_at_a_time, read_json, read_records, scratch_folder
+from jobs.files import STANDARD, one_at_a_time, read_json, read_records, require_writable, scratch_folder
 from jobs.intake.commit import OvertakenError, WindowWriter
 from jobs.intake.cutting import Cutter
 from jobs.intake.decoding import PARSE_HINT, Settings, decode_all, is_mail_record
@@ -221,7 +223,7 @@ def _result(archive: Archive, cycle: str, num_mails: int) -> Json:
         "num_windows": len(windows),
         "num_mails": num_mails,
         "num_new": num_new,
-        "num_in_archive_or_twice": num_mails - num_new,
+        "num_in_archive_or_twice": max(0, num_mails - num_new),
         "num_threads": len(np.unique(snapshot.table.thread[rows])),
         "num_messages": messages,
         "num_chunks": {split: _num_rows(own, "chunks", split) for split in SPLITS},
@@ -251,11 +253,16 @@ def split_files(
     Assignments of the original's shape, without an archive, are taken over first. Waits where another process
     is at it: else the files of the one that was first could take the place of the other's.
     """
+    if assignments.exists() and not assignments.is_file():
+        raise UsageError("not a file", where=str(assignments), hint="name the assignments.json with -m")
     paths = [path for source in sources for path in _parsed_files(source)]
+    splits = output or assignments.parent / "splits"
+    targets = [*named] or [splits / f"{split}.json" for split in SPLITS]
+    for target in targets:
+        if target.is_file() or not target.exists():
+            require_writable(target.parent)
     folder = archive_folder(assignments)
-    archive = Archive.open(str(folder))
-    with one_at_a_time(folder / _LOCK):
-        splits = output or assignments.parent / "splits"
+    with _archive(folder) as archive:
         if assignments.exists() and is_to_be_taken_over(archive):
             counter = load_token_counter(config.tokenizer or WHITESPACE)
             records = named or (sorted(splits.glob("*.json*")) if splits.is_dir() else [])
@@ -264,14 +271,32 @@ def split_files(
         result = run(config, Inputs({"messages": paths}, archive), Outputs())
         if result["num_new"] and archive.log.head() == before:
             result["notes"] = ["this very mail was split before: these are that run's numbers, nothing was added now"]
-        export_all(archive, assignments)
-        for split, path in zip(SPLITS, named or [splits / f"{split}.json" for split in SPLITS], strict=True):
-            export_split(archive, split, path, shard_size)
+        if not result["num_mails"]:
+            raise InputError("no records in it", where=", ".join(map(str, sources)), hint=PARSE_HINT)
+        try:
+            export_all(archive, assignments)
+            for split, path in zip(SPLITS, targets, strict=True):
+                export_split(archive, split, path, shard_size)
+        except OutputError as error:
+            hint = "; ".join(filter(None, [_EXPORT_HINT, error.hint]))
+            raise OutputError(error.what, where=error.where, hint=hint) from error
     return result
 
 
-_LOCK = ".lock"
-"""In the archive's folder; no key of a store is called so."""
+_EXPORT_HINT = "the mail is in the archive, and the same command again finishes the export"
+
+
+@contextmanager
+def _archive(folder: Path) -> Iterator[Archive]:
+    """The archive in a folder, for one process at a time; one that nothing was committed to is not left behind."""
+    is_new = not folder.exists()
+    try:
+        archive = Archive.open(str(folder))
+        with one_at_a_time(folder / LOCK):
+            yield archive
+    finally:
+        if is_new:
+            remove_unused(folder)
 
 
 def _parsed_files(source: Path) -> list[Path]:

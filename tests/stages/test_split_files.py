@@ -15,7 +15,15 @@ from splitting import mail, write
 from jobs.assignments.export import assignment_entries
 from jobs.assignments.log import AssignmentsLog
 from jobs.assignments.table import LogTable
-from jobs.contracts.errors import ConfigError, InputError, MissingInputError, TransientError
+from jobs.contracts.errors import (
+    ConfigError,
+    InputError,
+    MissingInputError,
+    OutputError,
+    RefrainError,
+    TransientError,
+    UsageError,
+)
 from jobs.contracts.records import SPLITS, short_digest
 from jobs.intake import exports
 from jobs.intake.placing import thread_id_of
@@ -84,8 +92,8 @@ def test_named_files_and_shards(tmp_path: Path) -> None:
 
 
 def test_shards_of_an_earlier_export_do_not_stay_behind(tmp_path: Path) -> None:
-    run(tmp_path, [mail(f"{number}@x") for number in range(40)], shard_size=4)
-    run(tmp_path, [], shard_size=20)
+    for shard_size in (4, 20):
+        run(tmp_path, [mail(f"{number}@x") for number in range(40)], shard_size=shard_size)
     ids = [record["message_id"] for path in (tmp_path / "splits").glob("*-*.json") for record in load(path)]
     assert sorted(ids) == sorted(f"{number}@x" for number in range(40))
 
@@ -205,6 +213,13 @@ def test_assignments_of_no_known_shape_are_refused(tmp_path: Path, text: str, wo
         run(tmp_path, WEEK_1)
 
 
+@pytest.mark.parametrize("name", ["/dev/full", "/dev/zero", "/dev"])
+def test_assignments_that_are_no_file_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="not a file"):
+        split_files(Config(workers=1), [write(tmp_path / "messages.jsonl", WEEK_1)], Path(name))
+    assert not Path(f"{name}.archive").exists()
+
+
 def test_a_folder_of_parsed_mail(tmp_path: Path) -> None:
     parsed = tmp_path / "parsed"
     parsed.mkdir()
@@ -222,7 +237,42 @@ def test_a_record_without_mail_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="without `email_message`") as caught:
         run(tmp_path, [*WEEK_1, {"message_id": "a@x"}])
     assert caught.value.where.endswith(f"record {len(WEEK_1) + 1}")
-    assert not (tmp_path / "assignments.json").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["messages.jsonl"]
+
+
+@pytest.mark.parametrize("text", ["", "[]"])
+def test_input_without_a_record_is_refused_and_leaves_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "none.json").write_text(text)
+    with pytest.raises(InputError, match="no records in it"):
+        split_files(Config(workers=1), [tmp_path / "none.json"], tmp_path / "assignments.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["none.json"]
+
+
+@pytest.mark.parametrize(
+    "config", [Config(window_size=2, window_overlap=2), Config(tokenizer="none.json"), Config(ratios=(1, -1, 1))]
+)
+def test_refused_settings_leave_nothing_behind(tmp_path: Path, config: Config) -> None:
+    source = write(tmp_path / "messages.jsonl", WEEK_1)
+    with pytest.raises(RefrainError):
+        split_files(config, [source], tmp_path / "assignments.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["messages.jsonl"]
+
+
+def test_splits_that_cannot_be_written_are_told_before_anything_is_committed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"):
+        run(tmp_path, WEEK_1, output=tmp_path / "file" / "splits")
+    assert {path.name for path in tmp_path.iterdir()} == {"messages.jsonl", "file"}
+
+
+def test_an_export_that_fails_says_that_the_mail_is_in_the_archive(tmp_path: Path) -> None:
+    (tmp_path / "chunks.json").mkdir()
+    with pytest.raises(OutputError, match="it is a folder") as caught:
+        run(tmp_path, WEEK_1)
+    assert "the mail is in the archive, and the same command again" in caught.value.hint
+    (tmp_path / "chunks.json").rmdir()
+    assert run(tmp_path, WEEK_1)["num_new"] == len(WEEK_1)
+    assert len(load(tmp_path / "chunks.json")) > 0
 
 
 def test_mail_that_was_not_parsed_is_refused_with_what_to_do(tmp_path: Path) -> None:
