@@ -1,5 +1,6 @@
 import hashlib
 import random
+import re
 from collections import Counter
 
 import numpy as np
@@ -238,3 +239,8 @@ def test_two_imports_find_what_one_does(table):
     bands, train, first_new = table
     both = as_pairs(candidates(bands[:first_new], train[:first_new])) + as_pairs(candidates(bands, train, first_new))
     assert sorted(both) == sorted(as_pairs(candidates(bands, train)))
+
+
+@given(st.text(st.characters(max_codepoint=127)) | st.text())
+def test_words_are_runs_of_letters_digits_and_underscores(text):
+    assert words(text) == re.findall(r"\w+", text.lower())
