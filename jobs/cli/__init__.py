@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
 from types import FrameType
@@ -49,6 +50,25 @@ class _LazyGroup(click.Group):
             return loaded
         return None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does it; an unknown name is refused with those that are like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            likely = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not likely:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {likely[0]}?", ctx) from None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """As click does it, but that it does not take a closed pipe for its own."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(
@@ -83,8 +103,11 @@ def main(args: list[str] | None = None) -> Any:
     except click.Abort:
         click.echo("refrain: stopped", err=True)
         sys.exit(130)
+    except _ReaderGone:  # quietly: whoever closed the pipe knows
+        _forget_unwritten()
+        sys.exit(128 + signal.SIGPIPE)
     except SystemExit:
-        _forget_unwritten()  # click ends so, quietly, where the reader of our output has gone
+        _forget_unwritten()
         raise
     except (_Stop, RefrainError, OSError) as error:
         if os.environ.get("REFRAIN_TRACEBACK"):
@@ -93,6 +116,10 @@ def main(args: list[str] | None = None) -> Any:
         click.echo(f"refrain: error: {told}", err=True)
         _forget_unwritten()
         sys.exit(told.exit_code)
+
+
+class _ReaderGone(BaseException):
+    """Who read our standard output has closed it. No Exception, as `_Stop`."""
 
 
 class _Stop(BaseException):

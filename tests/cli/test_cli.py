@@ -62,6 +62,7 @@ def test_an_unknown_command_is_refused_with_the_usage(refrain):
     run = refrain("pares")
     assert (run.returncode, run.stdout) == (2, "")
     assert "No such command 'pares'" in run.stderr
+    assert "parse" in run.stderr.partition("pares")[2]
 
 
 def test_an_unknown_flag_is_refused(refrain):
@@ -90,6 +91,16 @@ def test_a_reader_that_goes_away_ends_it_quietly(refrain):
     run = subprocess.run(["bash", "-o", "pipefail", "-c", command], check=False, capture_output=True, text=True)
     assert run.stderr == ""
     assert run.stdout.startswith("_refrain_completion")
+
+
+def test_a_reader_of_records_that_goes_away(tmp_path):
+    """The exit code is that of a program which SIGPIPE ends."""
+    mails = (f"From ann@a.example Mon Jan  6 10:00:00 2025\nMessage-ID: <{i}@a>\n\n{'x' * 9999}\n\n" for i in range(99))
+    (tmp_path / "in.mbox").write_text("".join(mails))
+    command = f"{sys.executable} -m jobs.cli parse {tmp_path}/in.mbox -o - --workers 1 | head -c 10"
+    run = subprocess.run(["bash", "-o", "pipefail", "-c", command], check=False, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (141, "")
+    assert len(run.stdout) == 10
 
 
 def test_a_dash_is_standard_input_and_output(refrain, tmp_path):
