@@ -7,7 +7,6 @@ import hashlib
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +35,6 @@ class OvertakenError(TransientError):
     """Another writer committed first: what was planned must be planned anew."""
 
 
-@dataclass(slots=True)
-class Counts:
-    """What an import added, per split."""
-
-    messages: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    chunks: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    target_tokens: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-
-
 class WindowWriter:
     """Writes the windows of one import, in order."""
 
@@ -66,7 +56,6 @@ class WindowWriter:
         self._overlap = overlap
         self._parameters = parameters
         self._cycle = cycle
-        self.counts = Counts()
 
     def commit(self, window: Placement, cursors: Mapping[str, Any], after: Head) -> Head:
         """Write a window's files, then its segment; the new head. OvertakenError where `after` is the head no more."""
@@ -107,11 +96,8 @@ class WindowWriter:
                     chunk_files[state.split].write(chunk)
                     rows.append(self._row(chunk, planned))
                     lengths.append(_length(chunk))
-                    self.counts.chunks[state.split] += 1
-                    self.counts.target_tokens[state.split] += chunk.num_target_tokens
                 for mail in mails:
                     message_files[state.split].write(self._message(mail, state, window.window_idx))
-                    self.counts.messages[state.split] += 1
         return rows, lengths
 
     def _node_id(self, mail: int) -> str:

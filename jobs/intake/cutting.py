@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from jobs.contracts.records import Chunk, ChunkMessage, Json, Split, chunk_id
+from jobs.intake.decoding import UNCOUNTED
 from jobs.intake.known import Known
 from jobs.intake.placing import Placed, Placement
 from jobs.intake.spool import Spool, unquoted
@@ -139,7 +140,7 @@ class Cutter:
         dropped = self.drops_quotes(mail)
         num_tokens = self._spool.num_unquoted_tokens[mail] if dropped else self._spool.num_tokens[mail]
         num_header = self._spool.num_header_tokens[mail]
-        if num_header > self._header_room:  # a hostile sender: shortened
+        if num_header == UNCOUNTED or num_header > self._header_room:  # a hostile sender is shortened
             header = template.message_header(self.mail(mail)["sender"], self._spool.dates[mail])
             num_header = self._counter.count([header])[0]
         num_header += self._num_body_end_tokens

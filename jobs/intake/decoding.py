@@ -21,6 +21,7 @@ from jobs.ml.tokens import TokenCounter, load_token_counter
 from jobs.processes import shared
 
 BATCH_RECORDS = 256
+UNCOUNTED = -1
 EPOCH = "1970-01-01T00:00:00Z"
 """The date of a mail that has none, and no neighbour that has one."""
 
@@ -54,6 +55,7 @@ class Decoded:
     content: str
     """Content digest."""
     num_header_tokens: int
+    """UNCOUNTED where the date is yet to come."""
     num_tokens: int
     """Of the text with quotes."""
     num_unquoted_tokens: int
@@ -209,7 +211,7 @@ def _measure(mails: Sequence[DecodedMail], counter: TokenCounter) -> Iterator[De
             mail.references,
             mail.in_reply_to,
             mail.content_digest,
-            num_header,
+            UNCOUNTED if mail.date is None else num_header,
             num,
             num_unquoted,
         )

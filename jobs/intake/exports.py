@@ -11,13 +11,14 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import orjson
 
 from jobs.assignments.archive import Archive, rows_without_text
 from jobs.assignments.export import assignment_entries
 from jobs.contracts.errors import MissingInputError
 from jobs.contracts.records import Json, Split
 from jobs.files import write_json_array, write_json_object
-from jobs.intake.reading import read_data
+from jobs.intake.reading import read_data, read_lines
 
 
 def archive_folder(assignments: Path) -> Path:
@@ -29,7 +30,7 @@ def export_all(archive: Archive, assignments: Path) -> None:
     """Write assignments.json, and what stands beside it: chunks, length metadata, exclusions, what was forgotten."""
     folder = assignments.parent
     write_json_object(assignments, assignment_entries(archive.table()))
-    write_json_array(folder / "chunks.json", read_data(archive, "chunks"))
+    write_json_array(folder / "chunks.json", map(_as_written, read_lines(archive, "chunks")))
     write_json_object(folder / "length_metadata.json", length_entries(archive))
     write_json_array(folder / "exclusions.json", read_data(archive, "exclusions"))
     _export_forgotten(archive, folder / "forgotten.json")
@@ -47,7 +48,7 @@ def _export_forgotten(archive: Archive, path: Path) -> None:
 
 def export_split(archive: Archive, split: Split, path: Path, shard_size: int | None = None) -> None:
     """The decoded records of one split as a JSON array, or as numbered shards `train-00001.json` beside that path."""
-    records = read_data(archive, "messages", splits=(split,))
+    records = map(_as_written, read_lines(archive, "messages", splits=(split,)))
     if shard_size is None:
         write_json_array(path, records)
         return
@@ -57,6 +58,11 @@ def export_split(archive: Archive, split: Split, path: Path, shard_size: int | N
         write_json_array(_shard(path, number), shard)
     while (stale := _shard(path, number := number + 1)).exists():  # of an export into smaller shards
         stale.unlink()
+
+
+def _as_written(line: bytes) -> orjson.Fragment:
+    """A record that is copied, not read: it is JSON already."""
+    return orjson.Fragment(line.removesuffix(b"\n"))
 
 
 def _shard(path: Path, number: int) -> Path:
@@ -73,5 +79,6 @@ def length_entries(archive: Archive) -> Iterator[tuple[str, Json]]:
                 table = pq.read_table(stream)
         except MissingInputError:  # deleted, as it may be
             continue
-        for row in table.to_pylist():
-            yield row.pop("chunk_id"), row
+        chunk_ids, *columns = (column.to_pylist() for column in table.columns)
+        for chunk_id, *values in zip(chunk_ids, *columns, strict=True):
+            yield chunk_id, dict(zip(table.column_names[1:], values, strict=True))

@@ -19,6 +19,7 @@ from jobs.contracts.records import Json
 from jobs.intake.decoding import EPOCH, Batch, Decoded, Held
 from jobs.mail.threading import thread_references
 
+_BUFFER_BYTES = 1 << 20
 _FROM_NEIGHBOUR = "date-from-neighbour"
 
 
@@ -32,7 +33,7 @@ class Spool:
     """Decoded mails by number, in the order in which they came."""
 
     def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by close()
+        self._file = tempfile.TemporaryFile(buffering=_BUFFER_BYTES, dir=folder)  # noqa: SIM115 - closed by close()
         self._offsets = array("q", [0])
         self._map: mmap.mmap | None = None
         self._node_of: dict[str, int] = {}

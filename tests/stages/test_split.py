@@ -22,7 +22,8 @@ from jobs.mail.decode import content_digest
 from jobs.mail.limits import Limits
 from jobs.mail.mbox import RawMail
 from jobs.mail.record import to_record
-from jobs.ml.tokens import WhitespaceCounter
+from jobs.mail.template import segments
+from jobs.ml.tokens import WhitespaceCounter, load_token_counter
 
 WINDOWS = {"window_size": 100, "window_overlap": 10, "max_tokens": 512}
 
@@ -38,6 +39,17 @@ def generated(num_messages: int, seed: int = 1, days: int = 60) -> list[dict[str
         asdict(to_record(RawMail(one.raw, "generated", 0, _iso(one.epoch_seconds)), Limits()))
         for one in mailgen.mails(num_messages, seed=seed, days=days)
     ]
+
+
+def byte_tokenizer(path: Path) -> Path:
+    """A tokenizer that knows some dates as one token, and has a token for every other character."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    vocabulary = {chr(code): code for code in range(256)} | {"1970": 256}
+    tokenizer = Tokenizer(models.BPE(vocabulary | {"19": 257, "70": 258}, [("1", "9"), ("7", "0"), ("19", "70")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s|\S+"), "isolated")
+    tokenizer.save(str(path))
+    return path
 
 
 def _iso(epoch_seconds: int) -> str:
@@ -328,6 +340,17 @@ def test_undated_mail_takes_its_neighbour_s_date(archive: Archive, tmp_path: Pat
     split(archive, [first, mail("a@x", day="2024-03-05"), undated, mail("d@x", day="2024-03-09")], tmp_path)
     assert messages(archive)["b@x"]["date"] == messages(archive)["c@x"]["date"] == "2024-03-05T09:00:00Z"
     assert "date-from-neighbour" in messages(archive)["b@x"]["flags"]
+
+
+def test_a_date_that_is_the_neighbour_s_is_counted_as_it_stands(archive: Archive, tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer(tmp_path / "tokenizer.json")
+    undated = {"message_id": "b@x", "email_message": "From: ann@example.org\nMessage-ID: <b@x>\n\ntext\n"}
+    split(archive, [mail("a@x", day="2024-03-05"), undated], tmp_path, tokenizer=str(tokenizer))
+    counter = load_token_counter(str(tokenizer))
+    for chunk in chunks(archive):
+        pieces = segments(chunk["text"], [(one["start"], one["end"]) for one in chunk["messages"]])
+        counts = counter.count([chunk["text"][piece.start : piece.end] for piece in pieces])
+        assert sum(counts) + 1 == chunk["num_tokens"]
 
 
 def test_a_record_of_parse_is_read_back_to_its_bytes() -> None:
