@@ -296,8 +296,7 @@ def write_json_array(path: Path, values: Iterable[Any]) -> int:
     with atomic_output(path) as stream:
         stream.write(b"[")
         for value in values:
-            stream.write(b",\n" if count else b"\n")
-            stream.write(orjson.dumps(value))
+            stream.write((b",\n" if count else b"\n") + orjson.dumps(value))
             count += 1
         stream.write(b"\n]\n")
     return count
@@ -309,8 +308,7 @@ def write_json_object(path: Path, entries: Iterable[tuple[str, Any]]) -> int:
     with atomic_output(path) as stream:
         stream.write(b"{")
         for name, value in entries:
-            stream.write(b",\n" if count else b"\n")
-            stream.write(orjson.dumps(name) + b": " + orjson.dumps(value))
+            stream.write(b"%b%b: %b" % (b",\n" if count else b"\n", orjson.dumps(name), orjson.dumps(value)))
             count += 1
         stream.write(b"\n}\n")
     return count
