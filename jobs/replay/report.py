@@ -66,8 +66,9 @@ class Strata:
             yield from self._take(self._order[start : start + _BLOCK_ROWS])
 
     def most_drawn(self, count: int) -> list[Stratum]:
-        """The first few by drawn chunks."""
-        return list(self._take(self._order[np.argsort(-self._drawn[self._order], kind="stable")[:count]]))
+        """The first few by drawn chunks, of those that any was drawn of."""
+        by_drawn = self._order[np.argsort(-self._drawn[self._order], kind="stable")[:count]]
+        return list(self._take(by_drawn[self._drawn[by_drawn] > 0]))
 
     def _take(self, which: Counts) -> Iterator[Stratum]:
         buckets = self._buckets
@@ -150,16 +151,16 @@ class Report:
         return {
             "num_epochs": self.num_epochs,
             "num_batches": self.num_batches,
-            "new_chunks": self.new_chunks,
-            "replay_chunks": self.replay_chunks,
+            "num_new_chunks": self.new_chunks,
+            "num_replay_chunks": self.replay_chunks,
             "share_chunks": self.share_chunks,
-            "new_tokens": self.new_tokens,
-            "replay_tokens": self.replay_tokens,
+            "num_new_tokens": self.new_tokens,
+            "num_replay_tokens": self.replay_tokens,
             "share_tokens": self.share_tokens,
-            "padded_tokens": self.padded_tokens,
+            "num_padded_tokens": self.padded_tokens,
             "padding": self.padding,
-            "manifest_chunks": self.available,
-            "rehearsed_chunks": self.rehearsed,
+            "num_manifest_chunks": self.available,
+            "num_rehearsed_chunks": self.rehearsed,
             "coverage": None if self.coverage is None else asdict(self.coverage),
         }
 
@@ -189,12 +190,13 @@ class Report:
         yield ""
         yield "strata, those most rehearsed"
         yield f"{'old':>9} {'rehearsed':>9} {'share':>7}  thread, sender"
-        for stratum in self.strata.most_drawn(_PRINTED_ROWS):
+        shown = self.strata.most_drawn(_PRINTED_ROWS)
+        for stratum in shown:
             yield (
                 f"{stratum.available:>9} {stratum.drawn:>9} {stratum.share:>7.1%}  "
                 f"{stratum.thread_id or '(unknown)'}, {stratum.sender or '(unknown)'}"
             )
-        if (more := len(self.strata) - _PRINTED_ROWS) > 0:
+        if (more := len(self.strata) - len(shown)) > 0:
             yield f"{'':>9} {'':>9} {'':>7}  and {more} more"
 
 

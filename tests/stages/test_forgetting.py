@@ -63,7 +63,7 @@ def test_a_list_from_before_is_refused(archive: Archive, tmp_path: Path) -> None
     with pytest.raises(InputError, match="has no text any more"):
         run(sample, archive, tmp_path, sample.Config(), **lists)
     write_json(lists["manifest"], [one for one in read_json(lists["manifest"]) if one["window_idx"] == 1])
-    assert run(sample, archive, tmp_path, sample.Config(), **lists)["new_chunks"] == 3
+    assert run(sample, archive, tmp_path, sample.Config(), **lists)["num_new_chunks"] == 3
 
 
 def test_the_log_stays_and_threads_go_on(archive: Archive, tmp_path: Path) -> None:

@@ -67,14 +67,14 @@ def test_bare_ids_get_what_the_log_knows(tmp_path: Path) -> None:
 def test_without_assignments(tmp_path: Path) -> None:
     made = schedule(Inputs(lists(tmp_path, OLD, NEW)), tmp_path)
     assert made["report"]["coverage"] is None
-    assert made["report"]["replay_chunks"] == 3 * (len(NEW) // 4)
+    assert made["report"]["num_replay_chunks"] == 3 * (len(NEW) // 4)
 
 
 def test_bare_ids_without_assignments_are_noted(tmp_path: Path) -> None:
     inputs = Inputs(lists(tmp_path, ["a", "b"], ["c", "d", "e", "f"]))
     result = run(Config(), inputs, Outputs({"schedule": tmp_path / "s.json"}))
     assert "some chunks are not known to be of train: give --assignments to check them" in result["notes"]
-    assert result["replay_chunks"] == 3
+    assert result["num_replay_chunks"] == 3
 
 
 def test_files_and_archive_give_the_same_bytes(tmp_path: Path) -> None:
