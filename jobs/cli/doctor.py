@@ -9,6 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -53,7 +54,8 @@ def command(*, store: str | None, as_json: bool) -> None:
     """Say what this machine has and lacks.
 
     With --store it also opens the store for writing, as `split` would, and proves that of 24
-    racing writers of one key exactly one wins. Values of settings are never printed.
+    racing writers of one key exactly one wins; a folder that was not there is gone again afterwards.
+    Values of settings are never printed.
 
     Fails where something that the data stages need is missing.
     """
@@ -216,10 +218,13 @@ def _settings() -> Iterator[Finding]:
 
 
 def _store(url: str) -> tuple[Finding, RefrainError | None]:
-    from jobs.contracts.store import StoreOptions, open_store
+    from jobs.contracts.folder_store import unless_unused
+    from jobs.contracts.store import StoreOptions, open_store, store_folder
 
+    folder = store_folder(url)
     try:
-        opened = open_store(url, StoreOptions.from_environment())
+        with unless_unused(folder) if folder else nullcontext():
+            opened = open_store(url, StoreOptions.from_environment())
     except RefrainError as error:
         return Finding("store", "missing", error.what, error.hint), error
     return Finding("store", "ok", f"{opened.url}: of 24 racing writers one won"), None

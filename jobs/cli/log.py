@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.cli import options
-from jobs.contracts.errors import IntegrityError, MissingInputError, UsageError
+from jobs.contracts.errors import InputError, IntegrityError, MissingInputError, UsageError
 
 if TYPE_CHECKING:
     from jobs.assignments.archive import Archive
     from jobs.assignments.segment import Head
     from jobs.assignments.verify import Report
 
-_ARCHIVE = click.argument("archive", metavar="ARCHIVE")
+_ARCHIVE = click.argument("archive", type=options.Place(), metavar="ARCHIVE")
 
 
 @click.group()
@@ -91,11 +91,15 @@ def _open(location: str) -> Archive:
 
     if "://" not in location and location.endswith(".json"):
         location = str(Path(location).with_suffix(".archive"))
+    if Path(location).is_file():
+        raise InputError("a file, not an archive", where=location, hint="name a URL, a folder or an assignments.json")
     return Archive.open(location, StoreOptions.from_environment(), read_only=True)
 
 
 def _no_log(location: str) -> MissingInputError:
-    return MissingInputError("there is no log here, or an empty one", where=location, hint="check the URL")
+    return MissingInputError(
+        "there is no log here, or an empty one", where=location, hint="check the URL" if "://" in location else ""
+    )
 
 
 def _parsed_head(text: str | None) -> Head | None:

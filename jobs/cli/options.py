@@ -18,6 +18,27 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 PATH = click.Path(path_type=Path, allow_dash=True)
 """A file, or `-` for standard input or output."""
 
+
+class Place(click.Path):
+    """A file or a folder that `-` cannot stand for."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path; UsageError for `-`."""
+        if str(value) == "-":
+            self.fail("'-' stands for standard input and output: name a file or a folder here", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _store_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """The URL; UsageError for what is most likely a mistyped one, and not a folder's name."""
+    if value and "://" not in value and not value.startswith(("/", "./", "../")):
+        raise UsageError(
+            f"not a store: {value}",
+            hint="write s3://bucket/archive or file:///folder/archive; or ./folder for a folder",
+        )
+    return value
+
+
 seed: Decorator = click.option(
     "-s", "--seed", type=int, default=42, show_default=True, envvar="RANDOM_SEED", show_envvar=True, help="Random seed."
 )
@@ -32,6 +53,7 @@ store: Decorator = click.option(
     metavar="URL",
     envvar="REFRAIN_STORE",
     show_envvar=True,
+    callback=_store_url,
     help="The archive in a store: file:///folder/archive or s3://bucket/archive.",
 )
 cycle: Decorator = click.option(

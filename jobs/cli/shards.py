@@ -11,7 +11,7 @@ from jobs.files import STANDARD
 
 
 @click.command(name="shards")
-@click.argument("folder", type=click.Path(path_type=Path), metavar="DIR")
+@click.argument("folder", type=options.Place(path_type=Path), metavar="DIR")
 @click.option(
     "--keep-shards", type=click.IntRange(1), default=5, show_default=True, help="How many of the newest stay active."
 )

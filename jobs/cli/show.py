@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "-m",
     "--assignments",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.Place(path_type=Path, dir_okay=False),
     default=Path("assignments.json"),
     show_default=True,
     help="The assignments whose archive to look into.",

@@ -28,7 +28,7 @@ _STRIPPED = ("signatures", "footers", "disclaimers")
 @click.option(
     "-m",
     "--assignments",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.Place(path_type=Path, dir_okay=False),
     default=Path("assignments.json"),
     show_default=True,
     help="The assignments; their log stands beside them, in a folder named after them.",
@@ -36,7 +36,7 @@ _STRIPPED = ("signatures", "footers", "disclaimers")
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=options.Place(path_type=Path, file_okay=False),
     help="Folder for the decoded records of each split.  [default: splits beside the assignments]",
 )
 @click.option(

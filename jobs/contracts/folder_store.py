@@ -199,8 +199,21 @@ class FolderStore:
                 continue  # another process dropped it, or its writer finished
 
 
-def remove_unused(root: Path) -> None:
-    """Remove the folder of a store that holds no object: what opening it for writing has made, and no more."""
+@contextmanager
+def unless_unused(root: Path) -> Iterator[None]:
+    """Where the block makes a store in a folder that was not there, and writes no object to it: remove it again."""
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    try:
+        yield
+    finally:
+        if made:
+            _remove_unused(root)
+        with suppress(OSError):  # of a folder that holds something
+            for folder in made[1:]:
+                folder.rmdir()
+
+
+def _remove_unused(root: Path) -> None:
     with suppress(OSError):
         if {path.name for path in root.iterdir()} <= {_UNFINISHED, _PROBE, LOCK}:
             for name in (_UNFINISHED, _PROBE):

@@ -105,6 +105,20 @@ def check_key(key: str) -> str:
     return key
 
 
+def _parted(url: str) -> tuple[str, str]:
+    """A URL's scheme and what follows it; a path's are those of its file:// URL."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "file", str(Path(url).absolute())
+    return scheme, unquote(rest) if scheme == "file" else rest
+
+
+def store_folder(url: str) -> Path | None:
+    """The folder that a store is in; None for a store of another kind."""
+    scheme, rest = _parted(url)
+    return Path(rest) if scheme == "file" else None
+
+
 def open_store(url: str, options: StoreOptions | None = None, *, read_only: bool = False) -> Store:
     """The store at `file:///folder`, a folder's path, or `s3://bucket/prefix`.
 
@@ -113,11 +127,7 @@ def open_store(url: str, options: StoreOptions | None = None, *, read_only: bool
     bucket, AccessError for refused credentials, OutputError for a folder that cannot be
     written, UsageError for a URL of another kind.
     """
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        scheme, rest = "file", str(Path(url).absolute())
-    elif scheme == "file":
-        rest = unquote(rest)
+    scheme, rest = _parted(url)
     store: Store
     if scheme == "file":
         from jobs.contracts.folder_store import FolderStore

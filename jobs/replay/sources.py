@@ -81,6 +81,14 @@ def open_source(paths: Paths, archive: Archive | None, cycle: str, *, messages: 
     return FileSource(paths)
 
 
+def window_of(source: ChunkSource, asked: int | None) -> int:
+    """The window that was asked for, else this cycle's; UsageError for one that is not there yet."""
+    newest = max(0, source.table.newest_window())
+    if asked is not None and asked > newest:
+        raise UsageError(f"there is no window {asked} yet: the newest is {newest}", where="--window-idx")
+    return source.this_window() if asked is None else asked
+
+
 class FileSource:
     """Chunks in plain files: assignments, and beside them chunks.json, length_metadata.json, exclusions.json.
 

@@ -12,7 +12,7 @@ from jobs.contracts.records import SPLITS, Split
 from jobs.files import write_json_array
 from jobs.replay.numbered_shards import write_numbered
 from jobs.replay.rehearsal import Strata, eligible
-from jobs.replay.sources import open_source
+from jobs.replay.sources import open_source, window_of
 from jobs.replay.table import ChunkTable, Rows, code_of
 from jobs.stages import Inputs, Outputs
 
@@ -39,7 +39,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     _check(config)
     source = open_source(inputs.paths, inputs.archive, inputs.cycle)
     table = source.table
-    window_idx = source.this_window() if config.window_idx is None else config.window_idx
+    window_idx = window_of(source, config.window_idx)
     if config.split == "train":
         candidates = np.setdiff1d(eligible(table, window_idx, config.active_windows), np.flatnonzero(source.forgotten))
         candidates = _without(table, candidates, inputs)

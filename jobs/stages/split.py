@@ -18,7 +18,7 @@ import numpy as np
 from jobs.assignments.archive import Archive
 from jobs.assignments.segment import SegmentHeader
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError, OutputError, UsageError
-from jobs.contracts.folder_store import LOCK, remove_unused
+from jobs.contracts.folder_store import LOCK, unless_unused
 from jobs.contracts.records import SPLITS, Json, short_digest
 from jobs.files import STANDARD, one_at_a_time, read_json, read_records, require_writable, scratch_folder
 from jobs.intake.commit import OvertakenError, WindowWriter
@@ -289,14 +289,10 @@ _EXPORT_HINT = "the mail is in the archive, and the same command again finishes 
 @contextmanager
 def _archive(folder: Path) -> Iterator[Archive]:
     """The archive in a folder, for one process at a time; one that nothing was committed to is not left behind."""
-    is_new = not folder.exists()
-    try:
+    with unless_unused(folder):
         archive = Archive.open(str(folder))
         with one_at_a_time(folder / LOCK):
             yield archive
-    finally:
-        if is_new:
-            remove_unused(folder)
 
 
 def _parsed_files(source: Path) -> list[Path]:

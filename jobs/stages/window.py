@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from jobs.contracts.records import Json, Split
 from jobs.files import write_json_array
-from jobs.replay.sources import ChunkSource, open_source
+from jobs.replay.sources import ChunkSource, open_source, window_of
 from jobs.replay.table import ChunkTable, Rows, code_of
 from jobs.stages import Inputs, Outputs
 
@@ -40,14 +40,12 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     """
     source = open_source(inputs.paths, inputs.archive, inputs.cycle, messages=True)
     table = source.table
-    window_idx = source.this_window() if config.window_idx is None else config.window_idx
+    window_idx = window_of(source, config.window_idx)
     of_window = (table.split == code_of("train")) & (table.window_idx == window_idx)
     if config.window_idx is None and _brought_nothing(inputs):
         of_window[:] = False
     new = np.flatnonzero(of_window & ~source.forgotten)
     num_messages = source.count_messages(new)
-    if window_idx > max(0, table.newest_window()):
-        source.notes.append(f"the newest window is {table.newest_window()}: there is no window {window_idx} yet")
     result: dict[str, Any] = {
         "window_idx": window_idx,
         "num_new_train_chunks": len(new),

@@ -73,6 +73,7 @@ def test_a_store_is_opened_for_writing_and_proved(refrain, tmp_path):
     found = report(refrain("doctor", "--json", "--store", f"file://{tmp_path}/archive"))
     assert found["store"]["mark"] == "ok"
     assert found["store"]["value"] == f"file://{tmp_path}/archive: of 24 racing writers one won"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("url", "code"), [("ftp://host/x", 2), ("file:///proc/nowhere", 73)])

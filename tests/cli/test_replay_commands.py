@@ -90,9 +90,22 @@ def test_sample_checks_against_assignments_beside_the_manifest(folder: Path, cap
         (["sample", "--store", "/tmp/x", "old.json", "new.json"], 2, "both a store (/tmp/x) and files"),
         (["show", "--store", "/tmp/x", "-m", "a.json", "a@x"], 2, "both a store (/tmp/x) and --assignments"),
         (["shards", "none"], 66, "none: no such folder"),
+        (["shards", "-"], 2, "'-' stands for standard input and output"),
+        (["split", "-i", "a", "-o", "-"], 2, "'-' stands for standard input and output"),
+        (["split", "-i", "a", "-m", "-"], 2, "'-' stands for standard input and output"),
+        (["show", "-m", "-", "a@x"], 2, "'-' stands for standard input and output"),
+        (["log", "verify", "-"], 2, "'-' stands for standard input and output"),
+        (["log", "verify", "chunks.json", "--deep"], 66, "no such folder"),
+        (["log", "verify", "picture.png"], 65, "picture.png: a file, not an archive"),
+        (["window", "--store", "s3//bucket/x"], 2, "not a store: s3//bucket/x"),
+        (["window", "--store", "s3:/bucket/x"], 2, "not a store: s3:/bucket/x"),
+        (["window", "--store", "x"], 2, "or ./folder for a folder"),
+        (["window", "--window-idx", 99], 2, "there is no window 99 yet: the newest is 9"),
+        (["rehearse", "--window-idx", 99], 2, "there is no window 99 yet: the newest is 9"),
     ],
 )
 def test_errors(folder: Path, capfd: pytest.CaptureFixture[str], args: list[str], code: int, what: str) -> None:
+    (folder / "picture.png").touch()
     assert refrain(*args) == code
     assert what in capfd.readouterr().err
 

@@ -54,7 +54,7 @@ def test_cycles_in_a_store_always_add(folder: Path) -> None:
 
 @pytest.mark.parametrize("flag", ["--assignments", "--output", "--input", "--shard-size"])
 def test_a_store_and_files_exclude_each_other(flag: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert refrain("split", "--store", "store", flag, "1") == 2
+    assert refrain("split", "--store", "./store", flag, "1") == 2
     assert f"and {flag} are given" in capfd.readouterr().err
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from replay.builders import archive, entry, message_id, write_archive, write_files
 
+from jobs.contracts.errors import UsageError
 from jobs.contracts.records import Exclusion, ManifestEntry, short_digest
 from jobs.stages import Inputs, Outputs
 from jobs.stages.window import Config, run
@@ -48,11 +49,10 @@ def test_lists_by_split_and_window(tmp_path: Path) -> None:
     assert result["skipped"] is False
 
 
-def test_a_window_that_is_not_there_yet_is_empty_and_said_so(tmp_path: Path) -> None:
+def test_a_window_that_is_not_there_yet_is_refused(tmp_path: Path) -> None:
     inputs = Inputs({"assignments": [write_files(tmp_path, ENTRIES)]})
-    result = run(Config(window_idx=10), inputs, outputs(tmp_path))
-    assert (result["num_new_train_chunks"], result["skipped"]) == (0, True)
-    assert result["notes"] == ["the newest window is 9: there is no window 10 yet"]
+    with pytest.raises(UsageError, match="there is no window 10 yet: the newest is 9"):
+        run(Config(window_idx=10), inputs, outputs(tmp_path))
 
 
 def test_exclusions_hold_from_their_window_on(tmp_path: Path) -> None:
@@ -110,8 +110,9 @@ def test_skipped_by_messages_not_chunks(tmp_path: Path, num_messages: int, skipp
 
 
 def test_an_empty_window_is_skipped(tmp_path: Path) -> None:
-    inputs = Inputs({"assignments": [write_files(tmp_path, ENTRIES)]})
-    result = run(Config(window_idx=99), inputs, outputs(tmp_path))
+    entries = [one for one in ENTRIES if one.split != "train" or one.window_idx != 9]
+    inputs = Inputs({"assignments": [write_files(tmp_path, entries)]})
+    result = run(Config(window_idx=9), inputs, outputs(tmp_path))
     assert (result["num_new_train_chunks"], result["skipped"]) == (0, True)
     assert written(tmp_path)["new_train"] == []
 
