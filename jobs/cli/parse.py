@@ -39,15 +39,14 @@ class _Size(click.ParamType[int]):
     "--output",
     type=options.PATH,
     default=None,
-    show_default="messages.jsonl",
-    help="Records: JSON lines, or one array where the name ends in .json; also with .gz or .zst; - is standard output.",
+    help="Records: JSON lines, or one array where the name ends in .json; also with .gz or .zst; - is standard "
+    "output.  [default: messages.jsonl]",
 )
 @click.option(
     "--rejects",
     type=options.PATH,
     default=None,
-    show_default="messages.rejects.jsonl beside messages.jsonl",
-    help="What was not taken, and why.",
+    help="What was not taken, and why.  [default: messages.rejects.jsonl beside messages.jsonl]",
 )
 @click.option(
     "--mbox-format",
@@ -181,7 +180,7 @@ def default_rejects(output: Path) -> Path | None:
 def _report(result: dict[str, Any], seconds: float, where: str) -> None:
     """The summary; `where` says where the rejects are."""
     rate = f", {result['num_kept'] / seconds:,.0f} a second" if seconds > 0.5 else ""
-    click.echo(f"parse: {result['num_kept']:,} mails kept in {seconds:.1f} s{rate}", err=True)
+    click.echo(f"parse: {options.counted(result['num_kept'], 'mail')} kept in {seconds:.1f} s{rate}", err=True)
     for reason, count in result["num_rejected"].items():
         click.echo(f"  {count:,} rejected: {reason}", err=True)
     if result["num_rejected"]:

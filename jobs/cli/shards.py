@@ -37,6 +37,7 @@ def command(folder: Path, keep_shards: int, max_bytes: int | None, output: Path 
     from jobs.files import write_json, write_json_array
     from jobs.replay.shard_window import choose_active, find_shards, old_train
 
+    counted = options.counted
     window = choose_active(find_shards(folder), keep_shards, max_bytes)
     output = output or folder / "old_train.json"
     num_records = write_json_array(output, old_train(window))
@@ -45,4 +46,4 @@ def command(folder: Path, keep_shards: int, max_bytes: int | None, output: Path 
     for state, shards in (("active", window.active), ("archived", window.archived)):
         for shard in shards:
             click.echo(f"{state:<9}{shard.num_bytes:>14,} bytes  {shard.path.name}", err=True)
-    click.echo(f"shards: {num_records:,} chunks in {len(window.active)} active shards", err=True)
+    click.echo(f"shards: {counted(num_records, 'chunk')} in {counted(len(window.active), 'active shard')}", err=True)

@@ -86,7 +86,7 @@ def _trace_text(trace: Trace) -> str:
     if mail.get("flags"):
         rows.append(("flags", ", ".join(mail["flags"])))
     rows += [
-        ("thread", f"{trace.thread_id}, {trace.thread_chunks} chunks"),
+        ("thread", f"{trace.thread_id}, {options.counted(trace.thread_chunks, 'chunk')}"),
         ("split", f"{trace.split}: {trace.why}"),
         ("window", str(trace.window_idx)),
     ]

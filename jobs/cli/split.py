@@ -145,17 +145,23 @@ def command(
     _tell(result, begun)
 
 
+def _excluded(number: int) -> str:
+    return options.counted(number, "message or thread of val and test", "messages or threads of val and test")
+
+
 def _tell(result: dict[str, Any], begun: float) -> None:
     counts = result["num_messages"], result["num_chunks"]
     newest = "none yet" if result["window_idx"] < 0 else result["window_idx"]
+    counted = options.counted
     lines = [
-        f"{result['num_mails']:,} mails, {result['num_in_archive_or_twice']:,} of them there already or twice",
-        f"{result['num_new']:,} new mails in {result['num_threads']:,} threads",
-        f"{result['num_windows']:,} new windows; the newest window_idx is {newest}",
+        *result.get("notes", ()),
+        f"{counted(result['num_mails'], 'mail')}, {result['num_in_archive_or_twice']:,} of them there already or twice",
+        f"{counted(result['num_new'], 'new mail')} in {counted(result['num_threads'], 'thread')}",
+        f"{counted(result['num_windows'], 'new window')}; the newest window_idx is {newest}",
         f"{'':<10}{'messages':>12}{'chunks':>12}",
         *(f"{split:<10}{counts[0][split]:>12,}{counts[1][split]:>12,}" for split in counts[0]),
-        f"{result['num_joins']:,} mails joined two known threads; {result['num_exclusions']:,} entries left the scores",
-        *result.get("notes", ()),
+        f"{counted(result['num_joins'], 'mail')} joined two known threads",
+        f"{_excluded(result['num_exclusions'])} kept out of the scores: near-copies of train mail, or joined with it",
         f"{time.monotonic() - begun:.1f} s",
     ]
     click.echo("\n".join(lines), err=True)

@@ -106,7 +106,8 @@ class Coverage:
             f"{self.buckets} of {self.of_buckets} (sender, thread) buckets"
         )
         of_all = "" if self.cycles == self.of_cycles else f", the latest of {self.of_cycles}"
-        yield f"  by {self.cycles} cycles of the log{of_all}, had they all run at these settings"
+        cycles = "1 cycle" if self.cycles == 1 else f"{self.cycles} cycles"
+        yield f"  by {cycles} of the log{of_all}, had they all run at these settings"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -184,9 +184,10 @@ def _parameters(config: Config, counter: TokenCounter, archive: Archive) -> Json
     for name, value in asked.items():
         if value is not None and value != begun_with.get(name):
             raise ConfigError(
-                f"{name} is {value!r}, but the archive was begun with {begun_with.get(name)!r}",
+                f"{_FLAGS[name]} is {_said(name, value)}, but the archive was begun with "
+                f"{_said(name, begun_with.get(name))}",
                 where=archive.store.url,
-                hint=f"leave out the flag to use the archive's {name}, or begin a new archive",
+                hint="leave the flag out to use the archive's setting, or begin a new archive",
             )
     if counter.digest != begun_with["tokenizer"]:
         raise ConfigError(
@@ -195,6 +196,29 @@ def _parameters(config: Config, counter: TokenCounter, archive: Archive) -> Json
             hint="name that tokenizer with --tokenizer",
         )
     return begun_with
+
+
+_FLAGS = {
+    "seed": "--seed",
+    "ratios": "--ratios",
+    "window_size": "--window-size",
+    "window_overlap": "--window-overlap",
+    "max_tokens": "--max-tokens",
+    "quotes": "--quotes",
+    "text": "--keep",
+    "tokenizer": "--tokenizer",
+    "template": "this version's template of a message",
+}
+
+
+def _said(name: str, value: Any) -> str:
+    """A setting as its flag would have it."""
+    if name == "ratios":
+        return ":".join(map(str, value))
+    if name == "text":
+        kept = sorted(key.removeprefix("strip_") for key, stripped in value.items() if not stripped)
+        return " ".join(kept) or "nothing"
+    return "no limit" if value is None else str(value)
 
 
 _DEFAULTS: Json = {

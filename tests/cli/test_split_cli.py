@@ -32,7 +32,21 @@ def test_the_same_mail_again_says_that_nothing_was_added(folder: Path, capfd: py
     assert refrain("split", "-i", "mail.jsonl", "--workers", 1) == 0
     assert "nothing was added" not in capfd.readouterr().err
     assert refrain("split", "-i", "mail.jsonl", "--workers", 1) == 0
-    assert "nothing was added" in capfd.readouterr().err
+    told = capfd.readouterr().err.splitlines()
+    assert "nothing was added" in told[0]
+    assert "1 new window; the newest window_idx is 0" in told
+
+
+def test_other_settings_are_told_by_their_flags(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(folder / "mail.jsonl", [mail("a@x")])
+    assert refrain("split", "mail.jsonl") == 0
+    for flags, told in {
+        ("--window-size", 7): "--window-size is 7, but the archive was begun with no limit",
+        ("--ratios", "1:1:1"): "--ratios is 1:1:1, but the archive was begun with 80:10:10",
+        ("--keep", "footers"): "--keep is footers, but the archive was begun with nothing",
+    }.items():
+        assert refrain("split", "mail.jsonl", "--incremental", *flags) == 78
+        assert told in capfd.readouterr().err
 
 
 def test_more_mail_needs_to_be_said(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -277,9 +277,9 @@ def test_quotes_of_mail_in_the_archive_are_dropped_others_kept(archive: Archive,
 @pytest.mark.parametrize(
     ("setting", "value", "words"),
     [
-        ("seed", 7, "seed is 7, but the archive was begun with 42"),
-        ("ratios", (70, 20, 10), "ratios is [70, 20, 10], but the archive was begun with [80, 10, 10]"),
-        ("max_tokens", 64, "max_tokens is 64, but the archive was begun with 2048"),
+        ("seed", 7, "--seed is 7, but the archive was begun with 42"),
+        ("ratios", (70, 20, 10), "--ratios is 70:20:10, but the archive was begun with 80:10:10"),
+        ("max_tokens", 64, "--max-tokens is 64, but the archive was begun with 2048"),
     ],
 )
 def test_other_settings_than_the_archive_s_are_refused(
