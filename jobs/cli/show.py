@@ -13,11 +13,11 @@ from jobs.contracts.errors import MissingInputError
 if TYPE_CHECKING:
     from jobs.assignments.archive import Archive
     from jobs.contracts.records import Json
-    from jobs.intake.trace import Trace
+    from jobs.intake.trace import ThreadTrace, Trace
 
 
 @click.command()
-@click.argument("name", metavar="MESSAGE-ID|CHUNK-ID")
+@click.argument("name", metavar="MESSAGE-ID|THREAD-ID|CHUNK-ID")
 @click.option(
     "-m",
     "--assignments",
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(*, name: str, assignments: Path, store: str | None, as_json: bool) -> None:
     """Say where a mail went, and why; or print a chunk.
+
+    A mail is named by its Message-ID or by the digest of it that stands in the log and in
+    exclusions.json. Of a thread, its chunks and messages are listed.
 
     \b
       refrain show '<20190701.1@example.org>'
@@ -44,6 +47,9 @@ def command(*, name: str, assignments: Path, store: str | None, as_json: bool) -
     if "_window_" in name:
         chunk = trace.find_chunk(archive, name)
         click.echo(orjson.dumps(chunk, option=orjson.OPT_INDENT_2) if as_json else _chunk_text(chunk))
+        return
+    if "@" not in name and (thread := trace.trace_thread(archive, name)) is not None:
+        click.echo(orjson.dumps(thread, option=orjson.OPT_INDENT_2) if as_json else _thread_text(thread))
         return
     found = trace.trace_message(archive, name)
     click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2) if as_json else _trace_text(found))
@@ -77,6 +83,13 @@ def _chunk_text(chunk: Json) -> str:
         role = "context" if message["context"] else "target"
         rows.append((role, f"{message['message_id']} ({message['num_tokens']:,} tokens{part})"))
     return f"{_table(rows)}\n\n{chunk['text']}"
+
+
+def _thread_text(thread: ThreadTrace) -> str:
+    rows = [("thread", thread.thread_id), ("split", thread.split)]
+    rows += [("chunk", f"{name} of window {window_idx}") for name, window_idx in thread.chunks.items()]
+    rows += [("message", message_id) for message_id in thread.messages]
+    return _table(rows)
 
 
 def _trace_text(trace: Trace) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -32,11 +33,41 @@ class Trace:
     notes: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class ThreadTrace:
+    """What the archive knows of one thread."""
+
+    thread_id: str
+    split: str
+    chunks: dict[str, int]
+    """Its chunks in the log's order, each with its window_idx."""
+    messages: list[str]
+    """Ids of its messages in the log's order; the short digest of one whose record has been deleted."""
+
+
+def trace_thread(archive: Archive, thread_id: str) -> ThreadTrace | None:
+    """A thread's chunks and messages; None where the log holds none of that id."""
+    rows = [row for row in _rows_with(archive, thread_id) if row.thread_id == thread_id]
+    if not rows:
+        return None
+    windows, splits = {row.window_idx for row in rows}, {row.split for row in rows}
+    digests = dict.fromkeys(digest for row in rows for digest in row.messages)
+    names = {}
+    for record in read_data(archive, "messages", windows=windows, splits=splits):
+        if (digest := short_digest(record["message_id"])) in digests:
+            names[digest] = record["message_id"]
+    chunks = {row.chunk_id: row.window_idx for row in rows}
+    return ThreadTrace(thread_id, rows[0].split, chunks, [names.get(digest, digest) for digest in digests])
+
+
 def trace_message(archive: Archive, message_id: str) -> Trace:
-    """Where a mail went. MissingInputError where no mail of that id is in the archive."""
+    """Where a mail went, by its id or that id's short digest. MissingInputError where it is not in the archive."""
     message_id = message_id.strip().removeprefix("<").removesuffix(">")
     digest = short_digest(message_id)
-    rows = [row for row in _rows_with(archive, digest) if digest in row.messages]
+    rows = _targets_of(archive, digest)
+    if not rows and _DIGEST.fullmatch(message_id):
+        digest = message_id
+        rows = _targets_of(archive, digest)
     if not rows:
         ghost = next((row for row in _rows_with(archive, digest) if digest in row.ghosts), None)
         known = f"; mail of {ghost.thread_id} refers to it" if ghost else ""
@@ -47,9 +78,9 @@ def trace_message(archive: Archive, message_id: str) -> Trace:
         )
     row = rows[0]
     parameters = archive.log.parameters() or {}
-    record = _mail(archive, row, message_id)
+    record = _mail(archive, row, digest)
     trace = Trace(
-        message_id=message_id,
+        message_id=record["message_id"] if record else message_id,
         thread_id=row.thread_id,
         split=row.split,
         why=_why(row, parameters),
@@ -74,6 +105,14 @@ def find_chunk(archive: Archive, chunk_id: str) -> Json:
     raise MissingInputError(f"the text of {chunk_id} is not in the archive", where=archive.store.url)
 
 
+_DIGEST = re.compile("[0-9a-f]{32}")
+
+
+def _targets_of(archive: Archive, digest: str) -> list[Assignment]:
+    """The rows in which a message's text is a target."""
+    return [row for row in _rows_with(archive, digest) if digest in row.messages]
+
+
 def _rows_with(archive: Archive, needle: str) -> Iterator[Assignment]:
     """Rows in whose encoded form a string stands: a cheap look before a row is decoded."""
     sought = needle.encode()
@@ -84,10 +123,10 @@ def _rows_with(archive: Archive, needle: str) -> Iterator[Assignment]:
                     yield Assignment(**orjson.loads(line))
 
 
-def _mail(archive: Archive, row: Assignment, message_id: str) -> Json | None:
+def _mail(archive: Archive, row: Assignment, digest: str) -> Json | None:
     record: Json
     for record in read_data(archive, "messages", windows={row.window_idx}, splits={row.split}):
-        if record["message_id"] == message_id:
+        if short_digest(record["message_id"]) == digest:
             return record
     return None
 

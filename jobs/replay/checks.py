@@ -21,6 +21,7 @@ def checked(
     *,
     forgotten: Mask | None = None,
     first_active: int | None = None,
+    log_name: str = "",
 ) -> ChunkTable:
     """The chunks that a file lists, with what the log says of them.
 
@@ -28,17 +29,28 @@ def checked(
     window where the file must list older chunks alone.
     Raises InputError that names the file and the first chunk which is of val or test, by its own
     word or by the log's; which the log does not hold; whose text has been deleted; or which is of an
-    active window.
+    active window. `log_name` is said where the log is what it is checked against.
     """
+    against = f"; it was checked against {log_name}" if log_name else ""
     _refuse(listed, _eval(listed), path, "is of {split}; only train chunks are trained on", "take it out of the list")
     table = listed
     if log is not None:
         rows = log.find(listed.chunk_ids)
-        _refuse(listed, rows < 0, path, "is not in the assignments", "make the list again from these assignments")
+        _refuse(
+            listed, rows < 0, path, "is not in the assignments", f"make the list again from these assignments{against}"
+        )
         if forgotten is not None:
-            _refuse(listed, forgotten[rows], path, "has no text any more: it was deleted", "make the list again")
+            _refuse(
+                listed, forgotten[rows], path, "has no text any more: it was deleted", f"make the list again{against}"
+            )
         table = log.take(rows)
-        _refuse(table, _eval(table), path, "is of {split}, the assignments say", "make the list again with `refrain`")
+        _refuse(
+            table,
+            _eval(table),
+            path,
+            "is of {split}, the assignments say",
+            f"make the list again with `refrain`{against}",
+        )
         table = table.completed(listed)
     if first_active is not None:
         active = table.window_idx >= first_active

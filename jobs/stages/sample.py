@@ -66,6 +66,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
         window_idx=window_idx,
         num_epochs=config.epochs,
     )
+    notes += _capped(config, sampler)
     coverage = None
     if source is not None:
         coverage = cover(source.table, sampler, source.cycle_windows(window_idx), config.active_windows)
@@ -75,11 +76,25 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     return result | {"notes": notes} if notes else result
 
 
+def _capped(config: Config, sampler: StratifiedReplaySampler) -> list[str]:
+    """What is told where the cap on the share, not the ratio, has decided how much is rehearsed."""
+    asked = min(int(sampler.num_new * sampler.ratio), sampler.num_old)
+    if config.max_samples is not None:
+        asked = min(asked, config.max_samples)
+    if asked <= sampler.quota:
+        return []
+    share, ratio = config.max_share, config.replay_ratio
+    return [
+        f"--max-share {share} holds rehearsal at {sampler.quota} chunks an epoch; the ratio {ratio} asks for {asked}"
+    ]
+
+
 def _lists(config: Config, inputs: Inputs, source: ChunkSource | None) -> tuple[ChunkTable, ChunkTable, int]:
     """The manifest and the new chunks, checked, and the window."""
     log, forgotten = (None, None) if source is None else (source.table, source.forgotten)
+    log_name = inputs.archive.store.url if inputs.archive else ", ".join(map(str, inputs.paths.get("assignments", [])))
     new_path, manifest_path = inputs.one("new_train"), inputs.one("manifest")
-    new = checked(ChunkTable.from_file(new_path).distinct(), new_path, log, forgotten=forgotten)
+    new = checked(ChunkTable.from_file(new_path).distinct(), new_path, log, forgotten=forgotten, log_name=log_name)
     window_idx = config.window_idx
     if window_idx is None:
         window_idx = new.newest_window()
@@ -88,7 +103,7 @@ def _lists(config: Config, inputs: Inputs, source: ChunkSource | None) -> tuple[
     # Without a new chunk and without a log nothing tells which windows are active; nor is anything drawn.
     first_active = None if window_idx == UNKNOWN else window_idx - config.active_windows + 1
     manifest = ChunkTable.from_file(manifest_path).distinct()
-    manifest = checked(manifest, manifest_path, log, forgotten=forgotten, first_active=first_active)
+    manifest = checked(manifest, manifest_path, log, forgotten=forgotten, first_active=first_active, log_name=log_name)
     return manifest, new, max(0, window_idx)
 
 

@@ -63,6 +63,16 @@ def test_schedule_to_standard_output(folder: Path, capfd: pytest.CaptureFixture[
     assert "sender distribution" in told.err
 
 
+def test_sample_says_where_the_ratio_was_capped(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    refrain("window", "-o", "new_train.json")
+    refrain("rehearse")
+    capfd.readouterr()
+    assert refrain("sample", "old_shards_train.json", "new_train.json", "--replay-ratio", "1:2") == 0
+    assert "--max-share 0.2 holds rehearsal at" in capfd.readouterr().err
+    assert refrain("sample", "old_shards_train.json", "new_train.json", "--replay-ratio", "1:4") == 0
+    assert "--max-share" not in capfd.readouterr().err
+
+
 def test_sample_checks_against_assignments_beside_the_manifest(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     val = next(one.chunk_id for one in ENTRIES if one.split == "val")
     (folder / "old.json").write_text(json.dumps([val]))
@@ -70,6 +80,7 @@ def test_sample_checks_against_assignments_beside_the_manifest(folder: Path, cap
     assert refrain("sample", "old.json", "new_train.json") == 65
     told = capfd.readouterr().err
     assert f"refrain: error: old.json: chunk {val} is of val, the assignments say" in told
+    assert "it was checked against assignments.json" in told
     assert not (folder / "epoch_schedule.json").exists()
 
 

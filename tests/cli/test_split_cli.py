@@ -8,6 +8,8 @@ import pytest
 from splitting import mail, write
 
 from jobs.cli import main
+from jobs.contracts.records import short_digest
+from jobs.intake.placing import thread_id_of
 from jobs.runner import run_in_store
 from jobs.stages.parse import Config
 
@@ -47,6 +49,22 @@ def test_other_settings_are_told_by_their_flags(folder: Path, capfd: pytest.Capt
     }.items():
         assert refrain("split", "mail.jsonl", "--incremental", *flags) == 78
         assert told in capfd.readouterr().err
+
+
+def test_show_by_digest_and_by_thread(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write(folder / "mail.jsonl", [mail("a@x"), mail("b@x", references=("a@x",)), mail("z@x")])
+    assert refrain("split", "mail.jsonl") == 0
+    capfd.readouterr()
+    assert refrain("show", "a@x") == 0
+    shown = capfd.readouterr().out
+    assert refrain("show", short_digest("a@x")) == 0
+    assert capfd.readouterr().out == shown
+    thread = thread_id_of("a@x")
+    assert refrain("show", thread) == 0
+    rows = [line.split(maxsplit=1) for line in capfd.readouterr().out.splitlines()]
+    assert [value for name, value in rows if name == "message"] == ["a@x", "b@x"]
+    assert [value for name, value in rows if name == "chunk"] == [f"{thread}_window_0 of window 0"]
+    assert refrain("show", thread[:-1]) == refrain("show", "0" * 32) == 66
 
 
 def test_more_mail_needs_to_be_said(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
