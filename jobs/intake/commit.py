@@ -59,8 +59,10 @@ class WindowWriter:
 
     def commit(self, window: Placement, cursors: Mapping[str, Any], after: Head) -> Head:
         """Write a window's files, then its segment; the new head. OvertakenError where `after` is the head no more."""
-        with tempfile.TemporaryDirectory(prefix="refrain-window-") as folder:
-            files = DataFiles(self._archive, window.window_idx, Path(folder))
+        with (
+            tempfile.TemporaryDirectory(prefix="refrain-window-") as folder,
+            DataFiles(self._archive, window.window_idx, Path(folder)) as files,
+        ):
             rows, lengths = self._write_chunks(window, files)
             files.add_bytes("lengths", length_table(lengths), len(lengths), ".parquet")
             files.add_bytes("fingerprints", *self._overlap.file(window), ".npy")
@@ -72,7 +74,7 @@ class WindowWriter:
                 parameters=self._parameters,
                 cycle=self._cycle,
                 period=window.period,
-                files=files.written,
+                files=files.written(),
                 cursors=cursors,
             )
 

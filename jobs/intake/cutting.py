@@ -78,16 +78,17 @@ class Cutter:
     def _mail(self, mail: int) -> Json:
         record = self._spool.record(mail)
         record["sender"] = shortened(record["sender"], self._header_room, self._counter)
-        record["body"] = unquoted(record) if self.drops_quotes(mail) else record["text"]
+        record["drops_quotes"] = self.drops_quotes(mail)
+        record["body"] = unquoted(record) if record["drops_quotes"] else record["text"]
         return record
 
     def drops_quotes(self, mail: int) -> bool:
         """Whether a mail's quotes are left out: by default when another one it refers to is there by its window."""
         if self._quotes != "in-thread":
             return self._quotes == "none"
-        window_idx = self._placed.mail_window[mail]
-        others = (node for node in self._spool.references(mail) if node != self._spool.nodes[mail])
-        return any(self._placed.node_window[node] <= window_idx for node in others)
+        window_idx, node_window = int(self._placed.mail_window[mail]), self._placed.node_window
+        own = self._spool.nodes[mail]
+        return any(node != own and node_window[node] <= window_idx for node in self._spool.references(mail))
 
     def cut(self, window: Placement) -> Iterator[tuple[ThreadState, list[int], list[Window]]]:
         """The window's threads in the order of their earliest new mail: each with its new mails and its new chunks."""
@@ -137,7 +138,7 @@ class Cutter:
             self._threads[thread] = state
 
     def _pieces(self, mail: int, state: ThreadState) -> list[Piece]:
-        dropped = self.drops_quotes(mail)
+        dropped = self.mail(mail)["drops_quotes"]
         num_tokens = self._spool.num_unquoted_tokens[mail] if dropped else self._spool.num_tokens[mail]
         num_header = self._spool.num_header_tokens[mail]
         if num_header == UNCOUNTED or num_header > self._header_room:  # a hostile sender is shortened

@@ -98,8 +98,10 @@ def _data(
             chunks[row.split].append(files.chunks[row.chunk_id] | {"chunk_id": row.chunk_id} | place)
         mails[row.split] += [files.mails[one] | place for one in members[row.chunk_id] if one in files.mails]
     lengths = [files.length(row.chunk_id) for row in rows]
-    with tempfile.TemporaryDirectory(prefix="refrain-window-") as folder:
-        data = DataFiles(archive, window_idx, Path(folder))
+    with (
+        tempfile.TemporaryDirectory(prefix="refrain-window-") as folder,
+        DataFiles(archive, window_idx, Path(folder)) as data,
+    ):
         for split in SPLITS:
             data.add_records("chunks", chunks[split], name=split)
             data.add_records("messages", mails[split], name=split)
@@ -107,7 +109,7 @@ def _data(
             data.add_bytes("lengths", length_table(lengths), len(lengths), ".parquet")
         texts = [(one["message_id"], _text(one), split == "train") for split in SPLITS for one in mails[split]]
         data.add_bytes("fingerprints", *fingerprints_file(texts), ".npy")
-    return data.written
+        return data.written()
 
 
 def _text(mail: Json) -> str:

@@ -201,6 +201,8 @@ def _border(body: str, start: int, limit: int) -> int:
 
 def shortened(value: str, room: int, tokens: Tokens) -> str:
     """The beginning of a subject or a name that has at most `room` tokens: a hostile one must not fill a chunk."""
+    if tokens.count([value])[0] <= room:
+        return value
     spans = tokens.offsets(value)
     short, keep = value, max(room, 0)
     while tokens.count([short])[0] > room:
