@@ -17,6 +17,7 @@ import pytest
 from jobs.contracts.errors import InputError, MissingInputError, OutputError, UnfitStoreError
 from jobs.contracts.folder_store import FolderStore
 from jobs.contracts.store import open_store
+from jobs.contracts.store_probe import prove_conditional_writes  # noqa: F401 - unprivileged, it may not be readable
 
 NOBODY = 65534
 
