@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jobs.assignments.archive import Archive
-from jobs.assignments.digests import Bytes, pack
-from jobs.contracts.records import SPLITS, Chunk, ChunkMessage, Json, Link, Split, chunk_id, short_digest
+from jobs.assignments.digests import WIDTH, Bytes
+from jobs.contracts.records import SPLITS, Chunk, ChunkMessage, Json, Link, Split, chunk_id
 from jobs.intake.reading import read_data
 from jobs.mail.threading import UNKNOWN
 from jobs.mail.windows import Period
@@ -51,21 +52,27 @@ class Known:
 
     def has_messages(self, message_ids: Sequence[str]) -> NDArray[np.bool_]:
         """Which of these Message-IDs are those of its mails."""
-        found: NDArray[np.bool_] = self._table.rows_of("messages", _digests(message_ids)) >= 0
-        return found
+        return self._is_in("messages", message_ids)
 
     def has_whole(self, message_ids: Sequence[str]) -> NDArray[np.bool_]:
         """Which of these Message-IDs are of mails whose content it does not know: any mail of that id is the same."""
-        found: NDArray[np.bool_] = self._table.rows_of("contents", _digests(message_ids)) >= 0
-        return found
+        return self._is_in("contents", message_ids)
 
     def nodes(self, message_ids: Sequence[str]) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """The thread of each Message-ID, UNKNOWN where it has none, and whether it is a mail (else a ghost)."""
+        if not len(self._table):
+            return np.full(len(message_ids), UNKNOWN, np.int32), np.zeros(len(message_ids), np.bool_)
         digests = _digests(message_ids)
         mails = self._table.lookup("messages", digests)
         ghosts = self._table.lookup("ghosts", digests)
         present = mails != UNKNOWN
         return np.where(present, mails, ghosts).astype(np.int32), present
+
+    def _is_in(self, name: str, message_ids: Sequence[str]) -> NDArray[np.bool_]:
+        if not len(self._table):
+            return np.zeros(len(message_ids), np.bool_)
+        found: NDArray[np.bool_] = self._table.rows_of(name, _digests(message_ids)) >= 0
+        return found
 
     def thread_id(self, thread: int) -> str:
         """The id of a thread."""
@@ -108,4 +115,6 @@ def _chunk(record: Json) -> Chunk | None:
 
 
 def _digests(message_ids: Sequence[str]) -> Bytes:
-    return pack([short_digest(one) for one in message_ids])
+    """`short_digest` of each, in bytes."""
+    heads = [hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest()[:WIDTH] for one in message_ids]
+    return np.frombuffer(b"".join(heads), np.uint8).reshape(-1, WIDTH)
