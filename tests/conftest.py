@@ -10,6 +10,12 @@ from pathlib import Path
 
 import pytest
 from components import require
+from hypothesis import settings
+
+if os.environ.get("CI"):
+    # What is searched at random at home is fixed there: a change is not stopped by somebody else's find.
+    settings.register_profile("ci", derandomize=True, deadline=None)
+    settings.load_profile("ci")
 
 SERVERS = Path(__file__).parent / "servers"
 pytest_plugins = [

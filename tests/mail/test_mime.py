@@ -118,7 +118,8 @@ def test_text_that_a_list_added_behind_base64_is_kept_as_text() -> None:
 @given(st.binary(max_size=500))
 def test_transfer_encodings_are_undone(data: bytes) -> None:
     assert undo_transfer_encoding(base64.encodebytes(data), b"base64") == data
-    assert undo_transfer_encoding(quopri.encodestring(data), b"quoted-printable") == data
+    lines_of_one_kind = data.replace(b"\r", b"")  # quoted-printable does not tell one line end from another
+    assert undo_transfer_encoding(quopri.encodestring(lines_of_one_kind), b"quoted-printable") == lines_of_one_kind
     lines = b"".join(binascii.b2a_uu(data[start : start + 45]) for start in range(0, len(data), 45))
     assert undo_transfer_encoding(b"begin 644 x\n" + lines + b"`\nend\n", b"x-uuencode") == data
 
