@@ -5,7 +5,7 @@ A million mails take about half a GiB of memory here, whatever their texts.
 
 from __future__ import annotations
 
-import mmap
+import os
 import tempfile
 from array import array
 from collections.abc import Iterable
@@ -35,7 +35,6 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         self._file = tempfile.TemporaryFile(buffering=_BUFFER_BYTES, dir=folder)  # noqa: SIM115 - closed by close()
         self._offsets = array("q", [0])
-        self._map: mmap.mmap | None = None
         self._node_of: dict[str, int] = {}
         self._node_ids: list[str] = []
         self._references = array("i")
@@ -110,9 +109,8 @@ class Spool:
 
     def record(self, mail: int) -> Json:
         """What the worker kept of a mail: sender, subject, references, text, flags and so on."""
-        if self._map is None:
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        record: Json = orjson.loads(self._map[self._offsets[mail] : self._offsets[mail + 1]])
+        start = self._offsets[mail]
+        record: Json = orjson.loads(os.pread(self._file.fileno(), self._offsets[mail + 1] - start, start))
         if self.dates[mail] != EPOCH:
             record["flags"] = [_FROM_NEIGHBOUR if flag == "date-missing" else flag for flag in record["flags"]]
         return record
@@ -127,8 +125,6 @@ class Spool:
 
     def close(self) -> None:
         """Give the disk space back."""
-        if self._map is not None:
-            self._map.close()
         self._file.close()
 
     def __enter__(self) -> Self:
