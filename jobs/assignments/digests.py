@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,12 @@ def pack(digests: Sequence[str]) -> Bytes:
     if packed is None:
         raise ValueError("a digest is not of lower-case hex digits")
     return packed
+
+
+def short_digests(names: Iterable[str]) -> Bytes:
+    """`records.short_digest` of each string, as an array."""
+    heads = [hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:WIDTH] for name in names]
+    return np.frombuffer(b"".join(heads), np.uint8).reshape(-1, WIDTH)
 
 
 def unhex(digits: Bytes) -> Bytes | None:

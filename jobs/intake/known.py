@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jobs.assignments.archive import Archive
-from jobs.assignments.digests import WIDTH, Bytes
+from jobs.assignments.digests import Bytes, short_digests
 from jobs.contracts.records import SPLITS, Chunk, ChunkMessage, Json, Link, Split, chunk_id
 from jobs.intake.reading import read_data
 from jobs.mail.threading import UNKNOWN
@@ -62,7 +61,7 @@ class Known:
         """The thread of each Message-ID, UNKNOWN where it has none, and whether it is a mail (else a ghost)."""
         if not len(self._table):
             return np.full(len(message_ids), UNKNOWN, np.int32), np.zeros(len(message_ids), np.bool_)
-        digests = _digests(message_ids)
+        digests = short_digests(message_ids)
         mails = self._table.lookup("messages", digests)
         ghosts = self._table.lookup("ghosts", digests)
         present = mails != UNKNOWN
@@ -71,7 +70,7 @@ class Known:
     def _is_in(self, name: str, message_ids: Sequence[str]) -> NDArray[np.bool_]:
         if not len(self._table):
             return np.zeros(len(message_ids), np.bool_)
-        found: NDArray[np.bool_] = self._table.rows_of(name, _digests(message_ids)) >= 0
+        found: NDArray[np.bool_] = self._table.rows_of(name, short_digests(message_ids)) >= 0
         return found
 
     def thread_id(self, thread: int) -> str:
@@ -112,9 +111,3 @@ def _chunk(record: Json) -> Chunk | None:
         return Chunk(**record | {"messages": [ChunkMessage(**one) for one in record["messages"]]})
     except (KeyError, TypeError):
         return None
-
-
-def _digests(message_ids: Sequence[str]) -> Bytes:
-    """`short_digest` of each, in bytes."""
-    heads = [hashlib.sha256(one.encode("utf-8", "surrogatepass")).digest()[:WIDTH] for one in message_ids]
-    return np.frombuffer(b"".join(heads), np.uint8).reshape(-1, WIDTH)

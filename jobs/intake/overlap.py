@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jobs.assignments.archive import Archive
+from jobs.assignments.digests import WIDTH, Bytes, pack, short_digests
 from jobs.contracts.records import Exclusion, Link, short_digest
 from jobs.intake.placing import Placed, Placement
 from jobs.intake.reading import read_data
@@ -31,7 +32,7 @@ class _Rows:
     bands: NDArray[np.uint64]
     train: NDArray[np.bool_]
     window: NDArray[np.int32]
-    messages: list[str]
+    messages: Bytes
     """Short digest of each Message-ID."""
     mails: NDArray[np.int64]
     """Number of each mail of the import."""
@@ -39,6 +40,11 @@ class _Rows:
     @property
     def num_old(self) -> int:
         return len(self.messages) - len(self.mails)
+
+    def message(self, row: int) -> str:
+        """A message's short digest in hex."""
+        digest: bytes = self.messages[row].tobytes()
+        return digest.hex()
 
 
 class Overlap:
@@ -76,20 +82,18 @@ class Overlap:
         rows = self._rows
         row_of = self._row_of_mail
         chosen = np.array([row_of[mail] for mail in window.mails if mail in row_of], dtype=np.int64)
-        messages = [rows.messages[row] for row in chosen.tolist()]
-        return _saved(messages, rows.train[chosen], rows.bands[chosen]), len(chosen)
+        return _saved(rows.messages[chosen], rows.train[chosen], rows.bands[chosen]), len(chosen)
 
     def _message_id(self, mail: int) -> str:
         return self._spool.node_ids[self._placed.nodes[mail]]
 
     def _all_rows(self) -> _Rows:
-        messages: list[str] = []
-        bands, train, window = [], [], []
+        messages, bands, train, window = [], [], [], []
         for header in self._headers:
             for file in header.files.get("fingerprints", ()):
                 with self._archive.open_data(file) as stream:
                     table = np.load(io.BytesIO(stream.read()))
-                messages += [digest.hex() for digest in table["message"].tolist()]
+                messages.append(np.ascontiguousarray(table["message"]).view(np.uint8).reshape(-1, WIDTH))
                 bands.append(table["bands"])
                 train.append(table["train"])
                 window.append(np.full(len(table), header.window_idx, dtype=np.int32))
@@ -97,14 +101,16 @@ class Overlap:
         new = self._in_order(mails)
         mails = mails[new]
         if len(mails):
-            messages += [short_digest(self._message_id(mail)) for mail in mails.tolist()]
+            messages.append(short_digests(map(self._message_id, mails.tolist())))
             bands.append(mail_bands[new])
             train.append(self._placed.is_train(mails))
             window.append(self._placed.mail_window[mails])
         if not bands:
             empty = np.zeros(0, dtype=np.int32)
-            return _Rows(np.zeros((0, NUM_BANDS), np.uint64), empty.astype(bool), empty, [], mails)
-        return _Rows(np.concatenate(bands), np.concatenate(train), np.concatenate(window), messages, mails)
+            return _Rows(np.zeros((0, NUM_BANDS), np.uint64), empty.astype(bool), empty, pack([]), mails)
+        return _Rows(
+            np.concatenate(bands), np.concatenate(train), np.concatenate(window), np.concatenate(messages), mails
+        )
 
     def _joined(self) -> Iterator[Exclusion]:
         """Threads of val and test that mails have joined with one of train, be it through others between them."""
@@ -131,8 +137,9 @@ class Overlap:
     def _near_duplicates(self) -> Iterator[Exclusion]:
         rows = self._rows
         eval_rows, train_rows = candidates(rows.bands, rows.train, rows.num_old)
-        excluded = np.array([("message", one) in self._excluded for one in rows.messages], dtype=bool)
-        kept = ~excluded[eval_rows]
+        kept = np.array(
+            [("message", rows.message(row)) not in self._excluded for row in eval_rows.tolist()], dtype=bool
+        )
         eval_rows, train_rows = eval_rows[kept], train_rows[kept]
         since = np.maximum(rows.window[eval_rows], rows.window[train_rows])
         # Stable: within a window the likeliest stay first, as in an import of that window alone.
@@ -142,10 +149,10 @@ class Overlap:
         for eval_row, train_row, similarity in verified(eval_rows, train_rows, text):
             yield Exclusion(
                 "message",
-                rows.messages[eval_row],
+                rows.message(eval_row),
                 int(max(rows.window[eval_row], rows.window[train_row])),
                 "near-duplicate",
-                rows.messages[train_row],
+                rows.message(train_row),
                 round(similarity, 4),
             )
 
@@ -153,7 +160,7 @@ class Overlap:
         """The text without quotes of any of these rows."""
         rows = self._rows
         old_rows = needed[needed < rows.num_old].tolist()
-        wanted = {rows.messages[row] for row in old_rows}
+        wanted = set(map(rows.message, old_rows))
         windows = {int(rows.window[row]) for row in old_rows}
         old: dict[str, str] = {}
         records = read_data(self._archive, "messages", headers=self._headers, windows=windows)
@@ -164,7 +171,7 @@ class Overlap:
 
         def text(row: int) -> str:
             if row < rows.num_old:
-                return old.get(rows.messages[row], "")  # forgotten since: nothing to compare with
+                return old.get(rows.message(row), "")  # forgotten since: nothing to compare with
             return unquoted(self._spool.record(int(rows.mails[row - rows.num_old])))
 
         return text
@@ -173,14 +180,14 @@ class Overlap:
 def fingerprints_file(texts: Sequence[tuple[str, str, bool]]) -> tuple[bytes, int]:
     """The fingerprints of (Message-ID, text, whether of train) that can be compared, as a file; how many they are."""
     valid, bands = fingerprints([text for _, text, _ in texts])
-    messages = [short_digest(texts[row][0]) for row in np.flatnonzero(valid).tolist()]
+    messages = short_digests(texts[row][0] for row in np.flatnonzero(valid).tolist())
     train = np.array([is_train for _, _, is_train in texts], dtype=np.bool_)
     return _saved(messages, train[valid], bands[valid]), len(messages)
 
 
-def _saved(messages: Sequence[str], train: NDArray[np.bool_], bands: NDArray[np.uint64]) -> bytes:
+def _saved(messages: Bytes, train: NDArray[np.bool_], bands: NDArray[np.uint64]) -> bytes:
     table = np.zeros(len(messages), dtype=_FINGERPRINT)
-    table["message"] = np.frombuffer(b"".join(map(bytes.fromhex, messages)), dtype="V16")
+    table["message"] = np.ascontiguousarray(messages).view("V16")[:, 0]
     table["train"] = train
     table["bands"] = bands
     sink = io.BytesIO()

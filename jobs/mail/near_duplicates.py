@@ -196,15 +196,26 @@ def _meetings(keys: UInt64, train: NDArray[np.bool_], first_new: int) -> NDArray
 
 def _in_buckets(keys: UInt64, first_new: int) -> NDArray[np.int64]:
     """The rows whose key a new row shares with another, sorted by key; those of one key in their order."""
-    rows = np.arange(len(keys))
+    rows = _perhaps_in_buckets(keys, first_new)
     if 0 < first_new < len(keys):
         new_keys = np.unique(keys[first_new:])
-        place = np.minimum(np.searchsorted(new_keys, keys), len(new_keys) - 1)
-        rows = np.flatnonzero(new_keys[place] == keys)
+        place = np.minimum(np.searchsorted(new_keys, keys[rows]), len(new_keys) - 1)
+        rows = rows[new_keys[place] == keys[rows]]
     rows = rows[np.argsort(keys[rows], kind="stable")]
     equal = keys[rows[1:]] == keys[rows[:-1]]
     shared: NDArray[np.int64] = rows[np.append(False, equal)[: len(rows)] | np.append(equal, False)[: len(rows)]]
     return shared
+
+
+def _perhaps_in_buckets(keys: UInt64, first_new: int) -> NDArray[np.int64]:
+    """All of those rows and some others: what sorting can leave out. Keys are mixed, any of their bits will do."""
+    size = 1 << (4 * len(keys)).bit_length()
+    slots = (keys & np.uint64(size - 1)).astype(np.int64)
+    if 0 < first_new < len(keys):
+        has_new = np.zeros(size, dtype=np.bool_)
+        has_new[slots[first_new:]] = True
+        return np.flatnonzero(has_new[slots])
+    return np.flatnonzero(np.bincount(slots, minlength=size)[slots] > 1)
 
 
 def _ranges(low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.int64]:
