@@ -25,10 +25,10 @@ def prepare(folder: Path, num_mails: int) -> None:
     for name, count in (("years", num_mails), ("week", WEEK_MAILS)):
         with (folder / f"{name}.mbox").open("wb") as output:
             output.writelines(map(mailgen.mbox_bytes, islice(mails, count)))
-    _run(folder, "parse", "--store", "full", "--cycle", "years", "years.mbox")
+    _run(folder, "parse", "--store", "./full", "--cycle", "years", "years.mbox")
     _run(folder, *_split("full", "years"), "--window-period", "week")
     for store in ("full", "empty"):
-        _run(folder, "parse", "--store", store, "--cycle", "week", "week.mbox")
+        _run(folder, "parse", "--store", f"./{store}", "--cycle", "week", "week.mbox")
 
 
 def _run(folder: Path, *arguments: str) -> None:
@@ -36,7 +36,7 @@ def _run(folder: Path, *arguments: str) -> None:
 
 
 def _split(store: str, cycle: str) -> list[str]:
-    return ["split", "--store", store, "--cycle", cycle, "--window-size", "100", "--window-overlap", "10"]
+    return ["split", "--store", f"./{store}", "--cycle", cycle, "--window-size", "100", "--window-overlap", "10"]
 
 
 def _restore(store: str, folder: Path) -> None:
