@@ -7,7 +7,6 @@ not run again: its result is given back.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator
@@ -25,7 +24,9 @@ from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store, StoreOptions
 from jobs.files import scratch_folder
-from jobs.stages import Inputs, Outputs
+from jobs.items import COMPLETE, StoreItems, file_digest
+from jobs.production import bring_adapter, incumbent_of
+from jobs.stages import Inputs, Outputs, settings_of
 
 MARKER_FORMAT = 1
 FINISHED_BEFORE = "finished_before"
@@ -35,14 +36,22 @@ _CYCLE_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def run_in_store(
-    stage: str, config: Any, *, url: str, cycle: str, options: StoreOptions | None = None, again: bool = False
+    stage: str,
+    config: Any,
+    *,
+    url: str,
+    cycle: str,
+    attempt: int = 0,
+    options: StoreOptions | None = None,
+    again: bool = False,
 ) -> Json:
     """Run a stage of a cycle over the archive at `url`; its result, also where it had been run before.
 
-    `config` is the stage's own Config. A stage that has finished is not run again, and its result
-    says so (FINISHED_BEFORE), unless what it read has changed since, it reads what may change
-    unseen (its `reads_again(config)`), or `again` is said. Raises MissingInputError where a stage before it has not
-    finished, ConfigError where it has finished with other settings, and whatever the stage raises.
+    `config` is the stage's own Config; `attempt` is above 0 where the cycle trains again. A stage that
+    has finished is not run again, and its result says so (FINISHED_BEFORE), unless what it read has
+    changed since, it reads what may change unseen (its `reads_again(config)`), or `again` is said. Raises
+    MissingInputError where a stage before it has not finished, ConfigError where it has finished with
+    other settings, and whatever the stage raises.
     """
     if not _CYCLE_NAME.fullmatch(cycle):
         raise UsageError(
@@ -55,31 +64,38 @@ def run_in_store(
         Archive.open(url, options, read_only=True)
     archive = Archive.open(url, options)
     settings = _settings(config)
-    needed, digests = _inputs_of(archive.store, row, cycle)
-    marker = read_marker(archive.store, stage, cycle)
+    place = _Place(archive.store, row, cycle, attempt)
+    needed, digests = place.inputs()
+    incumbent = incumbent_of(archive.store, cycle) if row.reads_incumbent else None
+    if row.reads_incumbent:
+        digests["incumbent"] = incumbent.sha256 if incumbent else ""
+    marker = read_marker(archive.store, stage, cycle, attempt)
     module = import_module(row.module)
     if marker is not None and marker["inputs"] == digests and not again:
         _require_same_settings(marker, settings, archive.store.url)
         if not getattr(module, "reads_again", _never)(config):
             result: Json = marker["result"]
             return result | {FINISHED_BEFORE: True}
-    archive.store.delete(marker_key(cycle, stage))
+    archive.store.delete(marker_key(cycle, stage, place.own_attempt))
     with scratch_folder(f"refrain-{stage}-") as scratch:
-        paths = {file.kind: [_bring(archive.store, file, scratch)] for file in needed}
-        inputs = Inputs(paths, archive, cycle, _has_sources(archive.store, cycle))
-        outputs = Outputs({kind: scratch / ARTIFACTS[kind].filename for kind in row.writes if kind != "assignments"})
+        paths = place.bring(needed, scratch)
+        if incumbent and (adapter := bring_adapter(archive.store, incumbent, scratch / "incumbent")):
+            paths["incumbent"] = [adapter]
+        inputs = Inputs(paths, archive, cycle, _has_sources(archive.store, cycle), attempt)
+        outputs = place.outputs(scratch)
         result = dict(module.run(config, inputs, outputs))
-        written = dict(_upload(archive.store, stage, cycle, outputs))
+        written = dict(place.upload(outputs))
     new_marker = {
         "format": MARKER_FORMAT,
         "stage": stage,
         "cycle": cycle,
+        "attempt": attempt,
         "config": settings,
         "inputs": digests,
         "outputs": written,
         "result": result,
     }
-    archive.store.put(marker_key(cycle, stage), orjson.dumps(new_marker, option=orjson.OPT_INDENT_2))
+    archive.store.put(marker_key(cycle, stage, place.own_attempt), orjson.dumps(new_marker, option=orjson.OPT_INDENT_2))
     return result
 
 
@@ -93,9 +109,9 @@ def _has_sources(store: Store, cycle: str) -> bool:
     return marker is not None and marker["result"]["num_sources"] > 0
 
 
-def read_marker(store: Store, stage: str, cycle: str) -> Json | None:
+def read_marker(store: Store, stage: str, cycle: str, attempt: int = 0) -> Json | None:
     """The marker of a finished stage; None where it has not finished."""
-    key = marker_key(cycle, stage)
+    key = marker_key(cycle, stage, attempt)
     if not store.exists(key):
         return None
     marker: Json = orjson.loads(store.get(key))
@@ -103,12 +119,8 @@ def read_marker(store: Store, stage: str, cycle: str) -> Json | None:
 
 
 def _settings(config: Any) -> Json:
-    # `workers` is how, not what: results do not depend on it.
-    return {name: value for name, value in _plain(dataclasses.asdict(config)).items() if name != "workers"}
-
-
-def _plain(value: Any) -> Any:
-    return orjson.loads(orjson.dumps(value, default=str))
+    plain: Json = orjson.loads(orjson.dumps(settings_of(config), default=str))
+    return plain
 
 
 def _require_same_settings(marker: Json, settings: Json, where: str) -> None:
@@ -131,42 +143,118 @@ class _InputFile:
     key: str
     sha256: str
     stage: str
+    attempt: int
+    items: dict[str, str]
+    """Of a folder artifact: the digests of its items' markers, by name."""
 
 
-def _inputs_of(store: Store, row: stages.Stage, cycle: str) -> tuple[list[_InputFile], dict[str, str]]:
-    """The files that a stage reads, and the digests by kind of all that it reads.
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where one run of a stage finds what it reads, and leaves what it writes."""
 
-    The log is no file of the cycle: what split said of it stands for it.
-    """
-    files: list[_InputFile] = []
-    digests: dict[str, str] = {}
-    for kind in row.reads:
+    store: Store
+    row: stages.Stage
+    cycle: str
+    attempt: int
+
+    @property
+    def own_attempt(self) -> int:
+        """The attempt under which the stage's own artifacts stand: there is one promotion of a cycle."""
+        return self.attempt if self.row.is_retrained else 0
+
+    def inputs(self) -> tuple[list[_InputFile], dict[str, str]]:
+        """The artifacts that the stage reads, and the digests by kind of all that it reads.
+
+        The log is no file of the cycle: what split said of it stands for it.
+        """
+        files: list[_InputFile] = []
+        digests: dict[str, str] = {}
+        for kind in self.row.reads:
+            for attempt in self._attempts_read(kind):
+                marker = self._marker_before(kind, attempt)
+                entry = marker["outputs"].get(kind)
+                name = kind if attempt == self.attempt or not self.row.is_retrained else f"{kind}-{attempt}"
+                if kind == "assignments":
+                    said = orjson.dumps(marker["result"], option=orjson.OPT_SORT_KEYS)
+                    digests[kind] = hashlib.sha256(said).hexdigest()
+                elif entry is not None:  # a stage need not have written all it may write
+                    writer = stages.writer(kind).name
+                    items = entry.get("items", {})
+                    files.append(_InputFile(kind, entry["key"], entry["sha256"], writer, attempt, items))
+                    digests[name] = entry["sha256"]
+        return files, digests
+
+    def _attempts_read(self, kind: str) -> range:
+        """The attempts whose artifact is read: select compares those of all, oldest first."""
+        if not stages.writer(kind).is_retrained:
+            return range(1)
+        return range(0 if self.row.name == "select" else self.attempt, self.attempt + 1)
+
+    def _marker_before(self, kind: str, attempt: int) -> Json:
         before = stages.writer(kind).name
-        marker = read_marker(store, before, cycle)
+        marker = read_marker(self.store, before, self.cycle, attempt)
         if marker is None:
             raise MissingInputError(
-                f"{row.name} needs {ARTIFACTS[kind].filename}, but {before} of cycle {cycle} has not finished",
-                where=store.url,
-                hint=f"run `refrain {before} --store {store.url} --cycle {cycle}` first",
+                f"{self.row.name} needs {ARTIFACTS[kind].filename}, "
+                f"but {before} of cycle {self.cycle} has not finished",
+                where=self.store.url,
+                hint=f"run `refrain {before} --store {self.store.url} --cycle {self.cycle}` first",
             )
-        entry = marker["outputs"].get(kind)
-        if kind == "assignments":
-            said = orjson.dumps(marker["result"], option=orjson.OPT_SORT_KEYS)
-            digests[kind] = hashlib.sha256(said).hexdigest()
-        elif entry is not None:  # a stage need not have written all it may write
-            files.append(_InputFile(kind, entry["key"], entry["sha256"], before))
-            digests[kind] = entry["sha256"]
-    return files, digests
+        return marker
 
+    def bring(self, files: list[_InputFile], scratch: Path) -> dict[str, list[Path]]:
+        """The artifacts on this machine, by kind, checked."""
+        paths: dict[str, list[Path]] = {}
+        for file in files:
+            target = scratch / "in" / str(file.attempt) / ARTIFACTS[file.kind].filename
+            target.parent.mkdir(parents=True, exist_ok=True)
+            brought = self._bring_items(file, target) if ARTIFACTS[file.kind].is_folder else self._bring(file, target)
+            paths.setdefault(file.kind, []).append(brought)
+        return paths
 
-def _bring(store: Store, file: _InputFile, scratch: Path) -> Path:
-    path = scratch / "in" / ARTIFACTS[file.kind].filename
-    path.parent.mkdir(exist_ok=True)
-    if _download(store, file.key, path) != file.sha256:
-        raise IntegrityError(
-            f"it is not what {file.stage} wrote", where=f"{store.url}/{file.key}", hint=f"run {file.stage} with --again"
-        )
-    return path
+    def _bring(self, file: _InputFile, target: Path) -> Path:
+        if _download(self.store, file.key, target) != file.sha256:
+            raise self._changed(file, file.key)
+        return target
+
+    def _bring_items(self, file: _InputFile, target: Path) -> Path:
+        items = StoreItems(self.store, file.key, target)
+        target.mkdir(exist_ok=True)
+        for name, sha256 in file.items.items():
+            if file_digest(items.bring(name, state=False) / COMPLETE) != sha256:
+                raise self._changed(file, f"{file.key}/{name}")
+        return target
+
+    def _changed(self, file: _InputFile, key: str) -> IntegrityError:
+        hint = f"run {file.stage} with --again"
+        return IntegrityError(f"it is not what {file.stage} wrote", where=f"{self.store.url}/{key}", hint=hint)
+
+    def outputs(self, scratch: Path) -> Outputs:
+        """Where the stage writes; items of a folder artifact go to the store as they come."""
+        kinds = [kind for kind in self.row.writes if kind != "assignments"]
+        paths = {kind: scratch / ARTIFACTS[kind].filename for kind in kinds}
+        folders = {
+            kind: StoreItems(self.store, self._key(kind), paths[kind]) for kind in kinds if ARTIFACTS[kind].is_folder
+        }
+        return Outputs(paths, folders)
+
+    def _key(self, kind: str) -> str:
+        return artifact_key(self.cycle, self.row.name, kind, self.own_attempt)
+
+    def upload(self, outputs: Outputs) -> Iterator[tuple[str, Json]]:
+        """Write what the stage left, and say what it is."""
+        for kind, path in outputs.paths.items():
+            if kind in outputs.folders:
+                yield kind, self._published(kind)
+            elif path.exists():
+                self.store.upload(self._key(kind), path)
+                yield kind, {"key": self._key(kind), "sha256": file_digest(path), "num_bytes": path.stat().st_size}
+
+    def _published(self, kind: str) -> Json:
+        key = self._key(kind)
+        names = StoreItems(self.store, key, Path()).names()
+        items = {name: hashlib.sha256(self.store.get(f"{key}/{name}/{COMPLETE}")).hexdigest() for name in names}
+        return {"key": key, "sha256": hashlib.sha256(orjson.dumps(items)).hexdigest(), "items": items}
 
 
 def _download(store: Store, key: str, path: Path) -> str:
@@ -176,13 +264,3 @@ def _download(store: Store, key: str, path: Path) -> str:
             digest.update(block)
             target.write(block)
     return digest.hexdigest()
-
-
-def _upload(store: Store, stage: str, cycle: str, outputs: Outputs) -> Iterator[tuple[str, Json]]:
-    for kind, path in outputs.paths.items():
-        if path.exists():
-            key = artifact_key(cycle, stage, kind)
-            with path.open("rb") as stream:
-                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-            store.upload(key, path)
-            yield kind, {"key": key, "sha256": sha256, "num_bytes": path.stat().st_size}

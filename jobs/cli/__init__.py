@@ -19,6 +19,11 @@ from jobs.contracts.errors import OutputError, RefrainError, StoppedError
 from jobs.contracts.stages import STAGES
 
 _OTHERS = {
+    "run": "Run a cycle's stages on this machine.",
+    "plan": "Say what a cycle would do, and what it would take.",
+    "ask": "Answer a question from the archive.",
+    "merge": "Merge an adapter into its base model.",
+    "export": "Write an adapter with its model card, as PEFT reads it.",
     "shards": "Keep the newest train shards active.",
     "show": "Say where a mail went, and why; or print a chunk.",
     "log": "Check and export the assignments log.",
@@ -27,9 +32,8 @@ _OTHERS = {
 }
 """Commands that are not stages, with the line that `refrain --help` gives them."""
 
-_READY_STAGES = ("parse", "split", "window", "rehearse", "sample")
-COMMANDS = {row.name: row.summary for row in STAGES if row.name in _READY_STAGES} | _OTHERS
-"""Every command of the light core: `jobs.cli.<name>` holds a click command called `command`."""
+COMMANDS = {row.name: row.summary for row in STAGES} | _OTHERS
+"""Every command but those of other packages: `jobs.cli.<name>` holds a click command called `command`."""
 
 ENTRY_POINT_GROUP = "refrain.commands"
 """Where another package, such as the controller, adds commands of its own."""

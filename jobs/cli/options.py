@@ -65,6 +65,13 @@ cycle: Decorator = click.option(
     show_envvar=True,
     help="With --store: the cycle whose artifacts are read and written.",
 )
+attempt: Decorator = click.option(
+    "--attempt",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="With --store: which attempt of the cycle; those above 0 train again after too small a gain.",
+)
 again: Decorator = click.option(
     "--again", is_flag=True, help="With --store: run the stage once more where it has finished."
 )
@@ -93,11 +100,12 @@ def _shown(parameter: click.Parameter) -> str:
     return max(parameter.opts, key=len)
 
 
-def in_store(stage: str, config: Any, url: str, cycle: str, *, again: bool) -> Json:
+def in_store(stage: str, config: Any, url: str, cycle: str, *, again: bool, attempt: int = 0) -> Json:
     """Run a stage of a cycle over a store; its result. See `jobs.runner.run_in_store`."""
     from jobs.runner import FINISHED_BEFORE, run_in_store
 
-    result = run_in_store(stage, config, url=url, cycle=cycle, options=StoreOptions.from_environment(), again=again)
+    options = StoreOptions.from_environment()
+    result = run_in_store(stage, config, url=url, cycle=cycle, attempt=attempt, options=options, again=again)
     if result.pop(FINISHED_BEFORE, False):
         click.echo(f"{stage} of cycle {cycle} had finished: nothing was done now; --again runs it once more", err=True)
     return result

@@ -6,8 +6,12 @@ Keys are relative to the root of an archive: `s3://bucket/archive` or `file:///f
     checkpoints/<20-digit seq>.parquet       the log up to seq as columns, made from it
     chunks/<window>/<split>-<digest>.jsonl.zst     texts, written before the segment that names them
     messages/ lengths/ fingerprints/ exclusions/   likewise
+    base.json                                the base model, fixed by the first cycle that trains
+    index/                                   passages and embeddings, a part for each segment
     cycles/<cycle>/<stage>/<file>            what a stage of one cycle wrote
     cycles/<cycle>/<stage>/_SUCCESS.json     its marker, written last: now it counts
+    cycles/<cycle>/retrain-<n>/<stage>/…     likewise, of its n-th further attempt
+    history/<6-digit window>-<cycle>.json    how each cycle ended, and how its adapter does on every week
     production/<20-digit seq>.json           what is, and was, in service
 """
 
@@ -31,6 +35,8 @@ class Artifact:
     filename: str
     """Its file name, in a cycle's folder and by default on a laptop."""
     summary: str
+    is_folder: bool = False
+    """A folder of items that come one by one (`jobs.items`)."""
 
 
 ARTIFACTS: dict[str, Artifact] = {
@@ -45,9 +51,10 @@ ARTIFACTS: dict[str, Artifact] = {
         Artifact("test_set", "test.json", "test chunks up to this window"),
         Artifact("manifest", "old_shards_train.json", "old train chunks that may be rehearsed"),
         Artifact("schedule", "epoch_schedule.json", "every batch of every epoch"),
-        Artifact("checkpoints", "checkpoints", "adapters and optimiser states by step"),
+        Artifact("checkpoints", "checkpoints", "adapters and optimiser states by step", is_folder=True),
         Artifact("trainer_state", "trainer_state.json", "losses by step"),
-        Artifact("vector_index", "index", "passages and their embeddings"),
+        Artifact("exposures", "exposures.json", "how often each message was learnt from"),
+        Artifact("vector_index", "index.json", "the parts of the index, by model and segment"),
         Artifact("eval_results", "eval_results.json", "scores of every checkpoint"),
         Artifact("decision", "decision.json", "who won, and why each other lost"),
         Artifact("production", "production.json", "the adapter in service"),
@@ -90,19 +97,29 @@ def data_key(kind: str, window_idx: int, name: str, sha256: str, suffix: str) ->
     return f"{kind}/{window_idx:06d}/{name}-{sha256[:16]}{suffix}"
 
 
-def cycle_key(cycle: str, stage: str, filename: str) -> str:
-    """Key of a file that a stage of a cycle writes."""
-    return f"cycles/{cycle}/{stage}/{filename}"
+def cycle_key(cycle: str, stage: str, filename: str, attempt: int = 0) -> str:
+    """Key of a file that a stage of a cycle writes; attempts count from 0, and the first has no folder of its own."""
+    further = f"retrain-{attempt}/" if attempt else ""
+    return f"cycles/{cycle}/{further}{stage}/{filename}"
 
 
-def artifact_key(cycle: str, stage: str, kind: str) -> str:
-    """Key of an artifact of a cycle."""
-    return cycle_key(cycle, stage, ARTIFACTS[kind].filename)
+def artifact_key(cycle: str, stage: str, kind: str, attempt: int = 0) -> str:
+    """Key of an artifact of a cycle; of a folder artifact, what all its keys begin with."""
+    return cycle_key(cycle, stage, ARTIFACTS[kind].filename, attempt)
 
 
-def marker_key(cycle: str, stage: str) -> str:
+def marker_key(cycle: str, stage: str, attempt: int = 0) -> str:
     """Key of a stage's marker. The stage's artifacts count when it exists."""
-    return cycle_key(cycle, stage, MARKER)
+    return cycle_key(cycle, stage, MARKER, attempt)
+
+
+def history_key(window_idx: int, cycle: str) -> str:
+    """Key of how a cycle ended."""
+    return f"history/{window_idx:06d}-{cycle}.json"
+
+
+BASE_KEY = "base.json"
+"""Which base model an archive's adapters are of."""
 
 
 def production_key(seq: int) -> str:

@@ -28,6 +28,10 @@ class Stage:
     device: Literal["cpu", "gpu"] = "cpu"
     retries: int = 3
     deadline_seconds: int = _HOUR
+    reads_incumbent: bool = False
+    """Whether it reads the adapter that was in service when the cycle began."""
+    is_retrained: bool = False
+    """Whether a further attempt of the cycle, after too small a gain, runs it again."""
 
     @property
     def module(self) -> str:
@@ -52,16 +56,19 @@ STAGES: tuple[Stage, ...] = (
         ("window", "rehearse"),
         ("assignments", "new_train", "manifest"),
         ("schedule",),
+        is_retrained=True,
     ),
     Stage(
         "train",
         "Train a LoRA adapter by the schedule.",
         ("sample",),
         ("assignments", "schedule", "val_set"),
-        ("checkpoints", "trainer_state"),
+        ("checkpoints", "trainer_state", "exposures"),
         "heavy",
         "gpu",
         deadline_seconds=24 * _HOUR,
+        reads_incumbent=True,
+        is_retrained=True,
     ),
     Stage(
         "index",
@@ -76,11 +83,13 @@ STAGES: tuple[Stage, ...] = (
         "evaluate",
         "Score every checkpoint and the incumbent.",
         ("train", "index"),
-        ("checkpoints", "val_set", "test_set", "vector_index"),
+        ("assignments", "checkpoints", "val_set", "test_set", "vector_index"),
         ("eval_results",),
         "heavy",
         "gpu",
         deadline_seconds=12 * _HOUR,
+        reads_incumbent=True,
+        is_retrained=True,
     ),
     Stage(
         "select",
@@ -88,8 +97,9 @@ STAGES: tuple[Stage, ...] = (
         ("evaluate",),
         ("eval_results", "trainer_state"),
         ("decision",),
+        is_retrained=True,
     ),
-    Stage("promote", "Put the chosen adapter into service.", ("select",), ("decision", "checkpoints"), ("production",)),
+    Stage("promote", "Put the chosen adapter into service.", ("select",), ("decision",), ("production",)),
 )
 
 

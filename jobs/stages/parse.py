@@ -28,7 +28,7 @@ from jobs.sources.converting import Convert, Converted, convert_all
 from jobs.sources.cursors import read_cursors
 from jobs.sources.named import parse_sources
 from jobs.sources.options import ReadOptions
-from jobs.stages import Inputs, Outputs
+from jobs.stages import Inputs, Outputs, how
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Config:
     max_header_lines: int = MAX_HEADER_LINES
     imap_ca: str | None = None
     """File with the certificates of a private CA."""
-    workers: int | None = None
+    workers: int | None = how(None)
     """Processes; None for one per CPU."""
 
 

@@ -35,7 +35,7 @@ from jobs.mail.template import TEMPLATE_DIGEST
 from jobs.mail.windows import Period, WindowSettings
 from jobs.ml.tokens import WHITESPACE, TokenCounter, WhitespaceCounter, load_token_counter
 from jobs.progress import progress
-from jobs.stages import Inputs, Outputs
+from jobs.stages import Inputs, Outputs, how
 
 Quotes = Literal["in-thread", "all", "none"]
 
@@ -61,7 +61,7 @@ class Config:
     window_period: Period | None = None
     incremental: bool = True
     """Whether mail may be added to an archive that holds some."""
-    workers: int | None = None
+    workers: int | None = how(None)
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:  # noqa: ARG001 - it writes to the archive alone

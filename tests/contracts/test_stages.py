@@ -10,11 +10,9 @@ from itertools import chain
 import click
 import pytest
 
-from jobs.cli import _READY_STAGES, COMMANDS
+from jobs.cli import COMMANDS
 from jobs.contracts.artifacts import ARTIFACTS
 from jobs.contracts.stages import STAGES, Stage, stage, writer
-
-ON_THE_WAY = {row.name for row in STAGES} - set(_READY_STAGES)
 
 
 def before(row: Stage) -> set[str]:
@@ -45,18 +43,13 @@ def test_what_a_stage_reads_was_written_before_it_runs(row):
         assert writer(ARTIFACTS[kind]) == writer(kind)
 
 
-@pytest.mark.parametrize("name", _READY_STAGES)
-def test_a_stage_that_is_ready_has_its_module_and_its_command(name):
+@pytest.mark.parametrize("name", [row.name for row in STAGES])
+def test_a_stage_has_its_module_and_its_command(name):
     module = import_module(stage(name).module)
     assert list(signature(module.run).parameters) == ["config", "inputs", "outputs"]
     assert module.Config.__dataclass_params__.frozen
     assert isinstance(import_module(f"jobs.cli.{name}").command, click.Command)
     assert COMMANDS[name] == stage(name).summary
-
-
-@pytest.mark.parametrize("name", sorted(ON_THE_WAY))
-def test_a_stage_that_is_not_ready_has_no_command(name):
-    assert name not in COMMANDS
 
 
 def test_gpus_and_heavy_images_are_only_where_they_are_used():

@@ -56,6 +56,24 @@ class TrainingSpec(CycleModel):
     """Chunks in a batch."""
     batch_tokens: Annotated[int, Field(ge=64, le=2**31)] | None = None
     """Tokens in a batch, padding included, instead of a number of chunks."""
+    learning_rate_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of the steps in which the rate rises to its peak."""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0, le=10_000)] = 1.0
+    """Norm that gradients are clipped to."""
+    gradient_accumulation: Annotated[int, Field(ge=1, le=65_536)] = 1
+    """Batches of the schedule in one optimiser step."""
+    micro_batch_tokens: Annotated[int, Field(ge=64, le=2**31)] | None = None
+    """Tokens, padding included, that go through the model at once; absent: a whole batch."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice to save memory."""
+    quantization: Literal["4bit"] | None = None
+    """Load the base model in 4 bits; NVIDIA GPUs alone."""
+    report_to: Annotated[list[Literal["tensorboard", "mlflow", "wandb"]], Field(max_length=3)] = []
+    """Where metrics are also sent, by each tool's own settings in the environment."""
     save_steps: Annotated[int, Field(ge=1, le=1_000_000)] = 500
     """Steps between two checkpoints; an epoch's end is one too."""
     early_stopping: EarlyStopping | None = None
@@ -75,8 +93,14 @@ class EvaluationSpec(CycleModel):
     """Passages that are retrieved for a question."""
     embedding_model: Annotated[str, text(512)] = "sentence-transformers/all-MiniLM-L6-v2"
     """Model that passages are embedded with."""
-    max_queries: Annotated[int, Field(ge=1, le=1_000_000)] = 500
-    """Questions asked of each checkpoint at most."""
+    max_queries: Annotated[int, Field(ge=0, le=1_000_000)] = 500
+    """Questions asked of each checkpoint at most; 0: nothing is generated, perplexity alone."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=65_536)] = 128
+    """Tokens of an answer at most."""
+    rag_metric: Literal["token_f1", "bleu", "rouge_l", "exact_match"] = "token_f1"
+    """What RAG accuracy is the mean of."""
+    batch_tokens: Annotated[int, Field(ge=64, le=2**31)] = 16_384
+    """Tokens, padding included, that go through the model at once."""
 
 
 WEIGHTS = ("ppl", "rag", "recall")
