@@ -25,11 +25,11 @@ class Corpus(Protocol):
     """The texts of an archive."""
 
     def chunks(self, chunk_ids: Collection[str]) -> Iterator[Chunk]:
-        """The chunks of these ids, in the log's order; MissingInputError where the text of one is not there."""
+        """The chunks of these ids, by commit and split; MissingInputError where the text of one is not there."""
         ...
 
     def messages(self, upto_window: int | None = None) -> Iterator[Message]:
-        """All decoded mails, or those of the windows up to one, in the log's order."""
+        """All decoded mails, or those of the windows up to one; a fixed order, whichever was asked first."""
         ...
 
 
