@@ -73,6 +73,14 @@ def render(subject: str, messages: Iterable[tuple[str, str, str]]) -> tuple[str,
     return "".join(pieces), bodies
 
 
+def render_prompt(
+    subject: str, messages: Iterable[tuple[str, str, str]], sender: str, date: str
+) -> tuple[str, list[tuple[int, int]]]:
+    """What a model is to go on from, as `render`: the messages, and the header of the mail that it is to write."""
+    text, bodies = render(subject, messages)
+    return text + message_header(sender, date), bodies
+
+
 def segments(text: str, bodies: Sequence[tuple[int, int]]) -> Iterator[Segment]:
     """The segments of a rendered text, in order and without gaps, from where its bodies stand."""
     position = text.index("\n\n") + 2  # a subject has no line end in it
