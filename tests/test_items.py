@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 import pytest
-from servers.stores import NewStore
 
 from jobs.contracts.errors import IntegrityError, MissingInputError
 from jobs.contracts.store import Store, open_store
 from jobs.items import COMPLETE, STATE, LocalItems, StoreItems, verify
+
+if TYPE_CHECKING:
+    from servers.stores import NewStore
 
 PREFIX = "cycles/w1/train/checkpoints"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import orjson
 import pytest
 from splitting import mail
 
+from jobs import runner
 from jobs.assignments.archive import Archive
-from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, UsageError
+from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, StoppedError, UsageError
 from jobs.contracts.store import Store
+from jobs.items import StoreItems
 from jobs.runner import FINISHED_BEFORE, read_marker, run_in_store
-from jobs.stages import parse, rehearse, sample, split, window
+from jobs.stages import Inputs, Outputs, how, parse, rehearse, sample, split, window
 
 CHAIN: list[tuple[str, Any]] = [
     ("split", split.Config(window_period="week", workers=1)),
@@ -164,3 +167,132 @@ def test_a_stage_that_fails_leaves_no_marker(url: str, store: Store, tmp_path: P
     with pytest.raises(MissingInputError):
         run_in_store("parse", config(tmp_path / "none.mbox"), url=url, cycle="w1")
     assert list(store.list("cycles/")) == []
+
+
+class FakeTraining:
+    """Stands for the stages behind sample: writes items and a result, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.seen: list[Inputs] = []
+        self.texts: dict[str, list[str]] = {}
+        self.fails_after: int | None = None
+
+    def run(self, config: Any, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
+        self.seen.append(inputs)
+        files = {kind: [path for path in paths if path.is_file()] for kind, paths in inputs.paths.items()}
+        self.texts = {kind: [path.read_text() for path in paths] for kind, paths in files.items()}
+        if "checkpoints" in outputs:
+            items = outputs.items("checkpoints")
+            for number, step in enumerate((5, 10)):
+                if number == self.fails_after:
+                    raise StoppedError("told to stop")
+                (items.folder / f"step_{step}" / "training_state").mkdir(parents=True)
+                (items.folder / f"step_{step}" / "adapter").write_text(f"{inputs.attempt} {step}")
+                (items.folder / f"step_{step}" / "training_state" / "moments").write_text("moments")
+                items.publish(f"step_{step}")
+        for kind, path in outputs.paths.items():
+            if kind not in outputs.folders:
+                path.write_text(f"{kind} {inputs.attempt}")
+        return {"attempt": inputs.attempt}
+
+
+@dataclass(frozen=True)
+class AnyConfig:
+    rate: float = 1.0
+    workers: int | None = how(None)
+
+
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
+    fake = FakeTraining()
+    real = runner.import_module
+
+    def load(name: str) -> Any:
+        return fake if name.rpartition(".")[2] in ("train", "index", "evaluate", "select", "promote") else real(name)
+
+    monkeypatch.setattr(runner, "import_module", load)
+    return fake
+
+
+def run_training(url: str, *names: str, cycle: str = "w1", attempt: int = 0) -> None:
+    for name in names:
+        run_in_store(name, AnyConfig(), url=url, cycle=cycle, attempt=attempt)
+
+
+def test_items_go_to_the_store_as_they_come(url: str, store: Store, tmp_path: Path, training: FakeTraining) -> None:
+    run_chain(url, "w1", mbox(tmp_path / "1.mbox", "a@x"))
+    training.fails_after = 1
+    with pytest.raises(StoppedError):
+        run_training(url, "train")
+    prefix = "cycles/w1/train/checkpoints"
+    assert StoreItems(store, prefix, tmp_path).names() == ["step_5"]
+    assert read_marker(store, "train", "w1") is None
+    training.fails_after = None
+    run_training(url, "train", "index", "evaluate")
+    marker = read_marker(store, "train", "w1")
+    assert marker is not None
+    assert list(marker["outputs"]["checkpoints"]["items"]) == ["step_5", "step_10"]
+    folder = training.seen[-1].one("checkpoints")
+    assert folder.name == "checkpoints"
+
+
+def test_readers_get_the_items_without_their_training_state(
+    url: str, tmp_path: Path, training: FakeTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_chain(url, "w1", mbox(tmp_path / "1.mbox", "a@x"))
+    run_training(url, "train", "index")
+    brought: list[str] = []
+
+    def look(config: Any, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
+        folder = inputs.one("checkpoints")
+        brought.extend(sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()))
+        return {}
+
+    monkeypatch.setattr(training, "run", look)
+    run_training(url, "evaluate")
+    assert brought == ["step_10/_COMPLETE.json", "step_10/adapter", "step_5/_COMPLETE.json", "step_5/adapter"]
+
+
+def test_a_further_attempt_has_artifacts_of_its_own(
+    url: str, store: Store, tmp_path: Path, training: FakeTraining
+) -> None:
+    run_chain(url, "w1", mbox(tmp_path / "1.mbox", *(f"{n}@x" for n in range(20))))
+    run_training(url, "train", "index", "evaluate", "select")
+    with pytest.raises(MissingInputError, match="sample of cycle w1 has not finished"):
+        run_training(url, "train", attempt=1)
+    run_in_store("sample", sample.Config(replay_ratio="1:1"), url=url, cycle="w1", attempt=1)
+    run_training(url, "train", "evaluate", "select", attempt=1)
+    assert training.texts["eval_results"] == ["eval_results 0", "eval_results 1"]
+    assert store.exists("cycles/w1/retrain-1/train/checkpoints/step_10/adapter")
+    run_training(url, "promote", attempt=1)
+    assert training.texts["decision"] == ["decision 1"]
+    assert store.exists("cycles/w1/promote/production.json")
+
+
+def test_the_incumbent_is_what_was_in_service_as_the_cycle_began(
+    url: str, store: Store, tmp_path: Path, training: FakeTraining
+) -> None:
+    run_chain(url, "w1", mbox(tmp_path / "1.mbox", "a@x"))
+    run_training(url, "train")
+    assert "incumbent" not in training.seen[-1].paths
+    key = "cycles/w1/train/checkpoints/step_10"
+    record = {"seq": 1, "action": "promote", "cycle": "w1", "adapter": key, "sha256": "d" * 64}
+    store.put("production/00000000000000000001.json", orjson.dumps({**record, "window_idx": 0, "decision": {}}))
+    before = len(training.seen)
+    run_training(url, "train")
+    assert len(training.seen) == before, "its own promotion changes nothing for a cycle"
+    run_chain(url, "w2", mbox(tmp_path / "2.mbox", "b@x", week=1))
+    run_training(url, "train", cycle="w2")
+    folder = training.seen[-1].one("incumbent")
+    assert folder.name == "step_10"
+    marker = read_marker(store, "train", "w2")
+    assert marker is not None
+    assert marker["inputs"]["incumbent"] == "d" * 64
+
+
+def test_how_a_stage_works_is_no_setting_of_its_results(url: str, tmp_path: Path, training: FakeTraining) -> None:
+    run_chain(url, "w1", mbox(tmp_path / "1.mbox", "a@x"))
+    run_training(url, "train")
+    assert run_in_store("train", AnyConfig(workers=3), url=url, cycle="w1")[FINISHED_BEFORE]
+    with pytest.raises(ConfigError, match=r"rate = 1\.0, not 2\.0"):
+        run_in_store("train", AnyConfig(rate=2.0), url=url, cycle="w1")
