@@ -21,18 +21,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def stage_table() -> str:
-    """The ten stages: what each does, reads and writes, and whether it is there yet."""
-    rows = ["| stage | does | reads | writes | today |", "|---|---|---|---|---|"]
+    """The ten stages: what each does, reads and writes."""
+    rows = ["| stage | does | reads | writes |", "|---|---|---|---|"]
     for stage in STAGES:
-        reads = ", ".join(kind.replace("_", " ") for kind in stage.reads) or "mail"
+        kinds = [*stage.reads, *(["incumbent"] if stage.reads_incumbent else [])]
+        reads = ", ".join(kind.replace("_", " ") for kind in kinds) or "mail"
         writes = ", ".join(f"`{ARTIFACTS[kind].filename}`" for kind in stage.writes)
-        today = "yes" if stage.name in COMMANDS else "not yet"
-        rows.append(f"| `{stage.name}` | {stage.summary} | {reads} | {writes} | {today} |")
+        rows.append(f"| `{stage.name}` | {stage.summary} | {reads} | {writes} |")
     return "\n".join(rows)
 
 
 def command_table() -> str:
-    """Every command that this version has."""
+    """Every command of the package jobs."""
     rows = ["| command | |", "|---|---|"]
     return "\n".join([*rows, *(f"| `refrain {name}` | {summary} |" for name, summary in COMMANDS.items())])
 
