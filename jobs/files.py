@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -188,14 +188,19 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Iterator[None]:
+def one_at_a_time(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Lock a file, which is made, while the block runs; waits for the process that has it. OutputError.
 
-    The system frees it whatever ends the holder.
+    `waiting` is called where there is one. The system frees it whatever ends the holder.
     """
     with ExitStack() as stack:
         try:
-            fcntl.flock(stack.enter_context(path.open("ab")), fcntl.LOCK_EX)
+            file = stack.enter_context(path.open("ab"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                waiting()
+                fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             raise output_error(path, error) from error
         yield

@@ -45,35 +45,44 @@ def run_in_store(
     options: StoreOptions | None = None,
     again: bool = False,
 ) -> Json:
-    """Run a stage of a cycle over the archive at `url`; its result, also where it had been run before.
+    """Run a stage of a cycle over the archive at `url`: see `run_in_archive`. Only the first stage begins one."""
+    require_cycle_name(cycle)
+    if stages.stage(stage).after:  # a mistyped URL must not
+        Archive.open(url, options, read_only=True)
+    return run_in_archive(stage, config, Archive.open(url, options), cycle=cycle, attempt=attempt, again=again)
+
+
+def run_in_archive(
+    stage: str,
+    config: Any,
+    archive: Archive,
+    *,
+    cycle: str,
+    attempt: int = 0,
+    again: bool = False,
+    once: bool = False,
+) -> Json:
+    """Run a stage of a cycle over an archive; its result, also where it had been run before.
 
     `config` is the stage's own Config; `attempt` is above 0 where the cycle trains again. A stage that
     has finished is not run again, and its result says so (FINISHED_BEFORE), unless what it read has
-    changed since, it reads what may change unseen (its `reads_again(config)`), or `again` is said. Raises
-    MissingInputError where a stage before it has not finished, ConfigError where it has finished with
-    other settings, and whatever the stage raises.
+    changed since, it reads what may change unseen (its `reads_again(config)`; not with `once`), or `again`
+    is said. Raises MissingInputError where a stage before it has not finished, ConfigError where it has
+    finished with other settings, and whatever the stage raises.
     """
-    if not _CYCLE_NAME.fullmatch(cycle):
-        raise UsageError(
-            f"not a name for a cycle: {cycle!r}",
-            where="--cycle",
-            hint="up to 253 small letters, digits, '-' and '.', as Kubernetes has them",
-        )
+    require_cycle_name(cycle)
     row = stages.stage(stage)
-    if row.after:  # only the first stage may begin an archive: a mistyped URL must not
-        Archive.open(url, options, read_only=True)
-    archive = Archive.open(url, options)
     settings = _settings(config)
     place = _Place(archive.store, row, cycle, attempt)
     needed, digests = place.inputs()
     incumbent = incumbent_of(archive.store, cycle) if row.reads_incumbent else None
     if row.reads_incumbent:
         digests["incumbent"] = incumbent.sha256 if incumbent else ""
-    marker = read_marker(archive.store, stage, cycle, attempt)
+    marker = read_marker(archive.store, stage, cycle, place.own_attempt)
     module = import_module(row.module)
     if marker is not None and marker["inputs"] == digests and not again:
         _require_same_settings(marker, settings, archive.store.url)
-        if not getattr(module, "reads_again", _never)(config):
+        if once or not getattr(module, "reads_again", _never)(config):
             result: Json = marker["result"]
             return result | {FINISHED_BEFORE: True}
     archive.store.delete(marker_key(cycle, stage, place.own_attempt))
@@ -97,6 +106,16 @@ def run_in_store(
     }
     archive.store.put(marker_key(cycle, stage, place.own_attempt), orjson.dumps(new_marker, option=orjson.OPT_INDENT_2))
     return result
+
+
+def require_cycle_name(cycle: str) -> None:
+    """UsageError for what cannot name a cycle."""
+    if not _CYCLE_NAME.fullmatch(cycle):
+        raise UsageError(
+            f"not a name for a cycle: {cycle!r}",
+            where="--cycle",
+            hint="up to 253 small letters, digits, '-' and '.', as Kubernetes has them",
+        )
 
 
 def _never(_config: Any) -> bool:

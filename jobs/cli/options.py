@@ -29,7 +29,7 @@ class Place(click.Path):
         return super().convert(value, param, ctx)
 
 
-def _store_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+def store_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
     """The URL; UsageError for what is most likely a mistyped one, and not a folder's name."""
     if value and "://" not in value and not value.startswith(("/", "./", "../")):
         raise UsageError(
@@ -53,7 +53,7 @@ store: Decorator = click.option(
     metavar="URL",
     envvar="REFRAIN_STORE",
     show_envvar=True,
-    callback=_store_url,
+    callback=store_url,
     help="The archive in a store: file:///folder/archive or s3://bucket/archive.",
 )
 cycle: Decorator = click.option(

@@ -11,8 +11,11 @@ Keys are relative to the root of an archive: `s3://bucket/archive` or `file:///f
     cycles/<cycle>/<stage>/<file>            what a stage of one cycle wrote
     cycles/<cycle>/<stage>/_SUCCESS.json     its marker, written last: now it counts
     cycles/<cycle>/retrain-<n>/<stage>/…     likewise, of its n-th further attempt
+    cycles/<cycle>/finished.json             how the cycle ended: it stays when its artifacts go
     history/<6-digit window>-<cycle>.json    how each cycle ended, and how its adapter does on every week
     production/<20-digit seq>.json           what is, and was, in service
+    owner/<20-digit seq>.json                who runs a cycle now; the newest counts (jobs.local.owner)
+    speed.json                               how fast the stages were: measured, and no artifact
 """
 
 from __future__ import annotations
@@ -113,6 +116,11 @@ def marker_key(cycle: str, stage: str, attempt: int = 0) -> str:
     return cycle_key(cycle, stage, MARKER, attempt)
 
 
+def finished_key(cycle: str) -> str:
+    """Key of the status that a cycle has ended with."""
+    return f"cycles/{cycle}/finished.json"
+
+
 def history_key(window_idx: int, cycle: str) -> str:
     """Key of how a cycle ended."""
     return f"history/{window_idx:06d}-{cycle}.json"
@@ -120,6 +128,15 @@ def history_key(window_idx: int, cycle: str) -> str:
 
 BASE_KEY = "base.json"
 """Which base model an archive's adapters are of."""
+
+
+SPEED_KEY = "speed.json"
+"""How fast stages have been, for what `plan` says of the next cycle. A clock's doing, so nothing depends on it."""
+
+
+def owner_key(seq: int) -> str:
+    """Key of a claim to be the one run of an archive."""
+    return f"owner/{seq:0{SEQ_DIGITS}d}.json"
 
 
 def production_key(seq: int) -> str:

@@ -15,6 +15,7 @@ import orjson
 
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError
 from jobs.contracts.records import short_digest
+from jobs.contracts.store import StoreOptions, open_store
 from jobs.files import input_error
 
 if TYPE_CHECKING:
@@ -67,16 +68,25 @@ class ModelCounter:
         # A file may ask for these, for a model's fixed input; they would miscount.
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        # A mail that spells a special token, such as the end of a text, has these letters and not that token.
+        tokenizer.encode_special_tokens = True
         self.name = name
         self.digest = tokenizer_digest(definition)
         self._tokenizer = tokenizer
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text, special tokens not added."""
-        counts: list[int] = []
+        return [len(ids) for ids in self.encode(texts)]
+
+    def encode(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """The tokens of each text, special tokens not added."""
         for batch in _batches(texts):
-            counts += map(len, self._tokenizer.encode_batch_fast(batch, add_special_tokens=False))
-        return counts
+            for encoding in self._tokenizer.encode_batch_fast(batch, add_special_tokens=False):
+                yield encoding.ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """Where each token stands; tokens that share a character overlap."""
@@ -95,12 +105,15 @@ def tokenizer_digest(definition: str) -> str:
 def load_token_counter(name: str) -> TokenCounter:
     """The counter that a user named.
 
-    `whitespace`; a tokenizer.json, or a folder with one; a folder of another tokenizer, or a name on the
-    Hub with its revision (`org/model@<commit>`), both through `transformers`. Raises MissingInputError,
-    InputError for a file that is no tokenizer, ConfigError for a name without a revision.
+    `whitespace`; a tokenizer.json, or a folder with one, there or in a store (`s3://bucket/model`); a folder of
+    another tokenizer, or a name on the Hub with its revision (`org/model@<commit>`), both through
+    `transformers`. Raises MissingInputError, InputError for a file that is no tokenizer, ConfigError for a
+    name without a revision, and what the store raises.
     """
     if name == WHITESPACE:
         return WhitespaceCounter()
+    if "://" in name:
+        return _from_store(name)
     path = Path(name)
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
@@ -120,15 +133,26 @@ def load_token_counter(name: str) -> TokenCounter:
 
 
 def _from_file(name: str, path: Path) -> ModelCounter:
+    try:
+        return _from_bytes(name, path.read_bytes(), str(path))
+    except OSError as error:
+        raise input_error(path, error) from error
+
+
+def _from_store(url: str) -> ModelCounter:
+    folder = url.removesuffix("/").removesuffix("/tokenizer.json")
+    store = open_store(folder, StoreOptions.from_environment(), read_only=True)
+    return _from_bytes(url, store.get("tokenizer.json"), f"{folder}/tokenizer.json")
+
+
+def _from_bytes(name: str, data: bytes, where: str) -> ModelCounter:
     from tokenizers import Tokenizer
 
     try:
-        definition = path.read_text(encoding="utf-8")
+        definition = data.decode("utf-8")
         return ModelCounter(name, Tokenizer.from_str(definition), definition)
-    except OSError as error:
-        raise input_error(path, error) from error
     except Exception as error:  # the library raises Exception itself
-        raise InputError(f"not a tokenizer: {error}", where=str(path)) from error
+        raise InputError(f"not a tokenizer: {error}", where=where) from error
 
 
 def _from_transformers(name: str, source: str, *, revision: str | None) -> ModelCounter:

@@ -15,7 +15,7 @@ from jobs.replay.sampler import StratifiedReplaySampler
 from jobs.replay.schedule_file import write_schedule
 from jobs.replay.sources import ChunkSource, FileSource, open_source
 from jobs.replay.table import UNKNOWN, ChunkTable
-from jobs.stages import Inputs, Outputs
+from jobs.stages import Inputs, Outputs, how
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class Config:
     window_idx: int | None = None
     """That of the newest new chunk unless given."""
     seed: int = 42
+    tells: bool = how(default=True)
+    """Whether the report goes to standard error where no file for it is named."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     if source is not None:
         coverage = cover(source.table, sampler, source.cycle_windows(window_idx), config.active_windows)
     report = write_schedule(outputs["schedule"], sampler, coverage)
-    _tell(report, outputs)
+    _tell(config, report, outputs)
     result = {"window_idx": window_idx, "quota": sampler.quota} | report.figures()
     return result | {"notes": notes} if notes else result
 
@@ -107,9 +109,9 @@ def _lists(config: Config, inputs: Inputs, source: ChunkSource | None) -> tuple[
     return manifest, new, max(0, window_idx)
 
 
-def _tell(report: Report, outputs: Outputs) -> None:
+def _tell(config: Config, report: Report, outputs: Outputs) -> None:
     if "report" in outputs:
         with atomic_output(outputs["report"]) as stream:
             stream.write(report.text().encode())
-    else:
+    elif config.tells:
         sys.stderr.write(report.text())

@@ -1,0 +1,94 @@
+"""`refrain run`: a cycle's stages on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.cli import options
+from jobs.contracts.errors import RefrainError, UsageError
+from jobs.contracts.stages import STAGES
+
+_STAGE = click.Choice([row.name for row in STAGES])
+
+
+@click.command("run")
+@click.argument("file", type=options.PATH, metavar="CYCLE.YAML")
+@click.option(
+    "--store",
+    metavar="URL",
+    callback=options.store_url,
+    help="The archive, wherever the file says that it is: file:///folder/archive or s3://bucket/archive.",
+)
+@click.option("--until", type=_STAGE, help="Stop behind this stage; a later run goes on.")
+@click.option("--only", type=_STAGE, help="Run this stage alone; those before it have to be finished.")
+@options.attempt
+@options.again
+@click.option("--no-cleanup", is_flag=True, help="Keep what spec.retention would have deleted at the cycle's end.")
+@click.option("--take-over", is_flag=True, help="Break the claim of a run elsewhere that is known to be dead.")
+@click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]), help="Where models run.  [default: the best]")
+@options.workers
+@click.option("--json", "as_json", is_flag=True, help="Print the cycle's status as JSON at the end.")
+def command(
+    *,
+    file: Path,
+    store: str | None,
+    only: str | None,
+    until: str | None,
+    attempt: int,
+    again: bool,
+    no_cleanup: bool,
+    take_over: bool,
+    device: str | None,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Run a cycle: from new mail to, perhaps, a better adapter in service.
+
+    The file is the one that `kubectl apply` takes; its fields about pods mean nothing here. Stages
+    run in their order over the archive that the file names, and each tells what it did. What is
+    finished is not done again: after whatever has stopped a run, the same command goes on.
+
+    Ends well where the adapter is promoted, where the incumbent stays, and where too little mail
+    came to train on (Skipped): it says which, and why.
+
+    \b
+      refrain run cycle.yaml
+      refrain run cycle.yaml --until sample
+      refrain run cycle.yaml --only train --attempt 1      (what a stage's pod does)
+    """
+    from jobs.contracts.cycle import load_cycle
+    from jobs.files import STANDARD
+    from jobs.local.configs import Machine
+    from jobs.local.places import located
+    from jobs.local.session import Session
+    from jobs.local.status import Step
+
+    if only and until:
+        raise UsageError("both --only and --until are given", hint="leave one out")
+    if attempt and not only:
+        raise UsageError("--attempt is for --only: a whole run knows its attempts itself")
+    cycle = located(load_cycle(file), Path.cwd() if file == STANDARD else file.parent)
+    machine = Machine(workers=workers, device=device)
+    url = store or cycle.spec.archive_url
+    session = Session(cycle, url, _say, machine, again=again, cleanup=not no_cleanup)
+    try:
+        status = session.run_only(Step(only, attempt)) if only else session.run(until, take_over=take_over)
+    except RefrainError as error:
+        if as_json:
+            _print(session.failed(error))
+        raise
+    if as_json:
+        _print(session.report(status))
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _print(value: Any) -> None:
+    import orjson
+
+    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2))

@@ -1,0 +1,91 @@
+"""All stages of a cycle, one after another, until it has ended or has to wait for somebody."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jobs.assignments.archive import Archive
+from jobs.contracts.cycle import RetrainCycle
+from jobs.contracts.records import Json
+from jobs.contracts.stages import STAGES
+from jobs.contracts.store import Store
+from jobs.local.configs import Machine, stage_config
+from jobs.local.places import pinned
+from jobs.local.speed import note_speed
+from jobs.local.status import Status, Step, is_waiting, next_step, read_status, write_finished
+from jobs.runner import FINISHED_BEFORE, run_in_archive
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A stage that has just finished, or had finished before."""
+
+    step: Step
+    result: Json
+    seconds: float
+    had_finished: bool
+
+
+@dataclass(slots=True)
+class CycleRun:
+    """Runs the stages of one cycle over one archive; what is finished already is not done again."""
+
+    cycle: RetrainCycle
+    """With its paths located (`jobs.local.places`)."""
+    archive: Archive
+    tell: Callable[[Done], object] = lambda _done: None
+    """Called after every stage."""
+    check: Callable[[], object] = lambda: None
+    """Called before every stage: raises where this run must not go on."""
+    machine: Machine = field(default_factory=Machine)
+    again: bool = False
+    """Do each stage once more, finished or not."""
+    current: Step | None = None
+    """The stage that is running, or that failed."""
+
+    def run(self, until: str | None = None) -> Status:
+        """Run what is left of the cycle, up to and including a stage; how it stands then.
+
+        With `until` a stage of the first attempt is meant; `select` ends with the last attempt's. Raises what
+        the stages raise. The status of a cycle that has ended is kept in the store.
+        """
+        name = self.cycle.metadata.name
+        step: Step | None = Step(STAGES[0].name)
+        while step is not None:
+            result = self.run_one(step)
+            following = None if is_waiting(step, result) else next_step(step, result)
+            if step.stage == until and not (following and following.attempt > step.attempt):
+                break
+            step = following
+        return end(self.archive.store, name)
+
+    def run_one(self, step: Step) -> Json:
+        """Run one stage, whatever comes behind it; its result."""
+        self.check()
+        self.current = step
+        self.cycle = pinned(self.cycle, self.archive.store)
+        started = time.monotonic()
+        result = run_in_archive(
+            step.stage,
+            stage_config(step.stage, self.cycle, step.attempt, self.machine),
+            self.archive,
+            cycle=self.cycle.metadata.name,
+            attempt=step.attempt,
+            again=self.again,
+            once=True,
+        )
+        done = Done(step, result, time.monotonic() - started, bool(result.pop(FINISHED_BEFORE, False)))
+        if not done.had_finished:
+            note_speed(self.archive.store, step.stage, result, done.seconds)
+        self.tell(done)
+        return result
+
+
+def end(store: Store, cycle: str) -> Status:
+    """How the cycle stands now; where it has ended, that is kept in the store."""
+    status = read_status(store, cycle)
+    if status.has_ended:
+        write_finished(store, cycle, status)
+    return status

@@ -1,0 +1,119 @@
+"""What `refrain run` does with a cycle: owns its archive, runs it, tells of it, and cleans up behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from jobs.assignments.archive import Archive
+from jobs.contracts.artifacts import finished_key
+from jobs.contracts.cycle import RetrainCycle
+from jobs.contracts.errors import MissingInputError, RefrainError
+from jobs.contracts.records import Json
+from jobs.contracts.stages import stage
+from jobs.contracts.store import Store, StoreOptions, open_store
+from jobs.local.configs import Machine, ignored_fields
+from jobs.local.owner import owned
+from jobs.local.places import reach
+from jobs.local.retention import clean_up
+from jobs.local.running import CycleRun, end
+from jobs.local.status import Status, Step, read_status, report
+from jobs.local.telling import counted, line_of
+
+
+@dataclass(slots=True)
+class Session:
+    """One call of `refrain run`."""
+
+    cycle: RetrainCycle
+    """With its paths located."""
+    url: str
+    """The archive's."""
+    say: Callable[[str], object]
+    """Takes a line for the user."""
+    machine: Machine = field(default_factory=Machine)
+    again: bool = False
+    cleanup: bool = True
+    _options: StoreOptions = field(init=False)
+    _run: CycleRun | None = None
+
+    def __post_init__(self) -> None:
+        self._options = reach(self.cycle.spec.store)
+
+    def run(self, until: str | None = None, *, take_over: bool = False) -> Status:
+        """Run what is left of the cycle; how it stands then. Raises what the stages raise, and `owned`."""
+        if (status := self._nothing_to_do()) is not None:
+            return status
+        with owned(self.url, self._name, self._options, say=self.say, take_over=take_over) as own:
+            run = self._begin(own.store, own.check)
+            return self._close(own.store, run.run(until))
+
+    def run_only(self, step: Step) -> Status:
+        """Run one stage, for who schedules stages and holds others off the archive; how the cycle stands then."""
+        if (status := self._nothing_to_do()) is not None:
+            return status
+        if stage(step.stage).after:  # only the first stage may begin an archive: a mistyped URL must not
+            open_store(self.url, self._options, read_only=True)
+        store = open_store(self.url, self._options)
+        run = self._begin(store, lambda: None)
+        run.run_one(step)
+        return self._close(store, end(store, self._name))
+
+    @property
+    def _name(self) -> str:
+        return self.cycle.metadata.name
+
+    def _nothing_to_do(self) -> Status | None:
+        """The status of a cycle that is suspended or has ended; None where there is something to do."""
+        if self.cycle.spec.suspend:
+            self.say(f"{self._name}: spec.suspend is true: nothing is done until it is false")
+            status = self._status()
+            return status if status.has_ended else Status("Suspended", status.step, status.stages)
+        if self.again or not (status := self._status()).has_ended:
+            return None
+        self.say(f"{self._name} has finished: {_ending(status)}. Nothing was done now; --again runs it once more")
+        return status
+
+    def _status(self) -> Status:
+        """How the cycle stands, without touching the archive."""
+        try:
+            return read_status(open_store(self.url, self._options, read_only=True), self._name)
+        except MissingInputError:
+            return Status(step=Step("parse"))
+
+    def _begin(self, store: Store, check: Callable[[], object]) -> CycleRun:
+        if ignored := ignored_fields(self.cycle.spec):
+            self.say(f"note: without a cluster these fields do nothing: {', '.join(ignored)}")
+        if self.again:
+            store.delete(finished_key(self._name))
+        tell = lambda done: self.say(line_of(done))  # noqa: E731
+        self._run = CycleRun(self.cycle, Archive(store), tell, check, self.machine, self.again)
+        return self._run
+
+    def _close(self, store: Store, status: Status) -> Status:
+        """Tell how the cycle stands, and delete what is not to be kept where it has ended."""
+        if not status.has_ended:
+            following = f"next is {status.step.stage}" if status.step else "nothing is left to run"
+            self.say(f"{self._name}: {_ending(status) if status.state == 'AwaitingApproval' else following}")
+            return status
+        self.say(f"{self._name}: {_ending(status)}")
+        if self.cleanup and (num_deleted := clean_up(store, self.cycle.spec.retention)):
+            self.say(f"retention: {counted(num_deleted, 'object')} of old cycles and checkpoints deleted")
+        return status
+
+    def report(self, status: Status) -> Json:
+        """The status as JSON."""
+        try:
+            return report(open_store(self.url, self._options, read_only=True), self._name, status)
+        except MissingInputError:
+            return report(None, self._name, status)
+
+    def failed(self, error: RefrainError) -> Json:
+        """The status as JSON after an error."""
+        status = self._status()
+        step = self._run.current if self._run else None
+        return self.report(Status("Failed", step or status.step, status.stages, str(error)))
+
+
+def _ending(status: Status) -> str:
+    return f"{status.state}: {status.message}" if status.message else status.state

@@ -1,0 +1,102 @@
+"""One line for each stage of a run: what it did, and how long it took."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jobs.contracts.records import Json
+from jobs.local.running import Done
+
+_WIDTH = 10
+
+
+def line_of(done: Done) -> str:
+    """The line of a stage that has run: name, what it did, how long."""
+    name = done.step.stage + (f" ({done.step.attempt + 1})" if done.step.attempt else "")
+    took = "had finished" if done.had_finished else duration(done.seconds)
+    return f"{name:<{_WIDTH}}  {said(done.step.stage, done.result)}  [{took}]"
+
+
+def duration(seconds: float) -> str:
+    """As people read it: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def said(stage: str, result: Json) -> str:
+    """What a stage did, by its result."""
+    return _SAID.get(stage, _counts)(result)
+
+
+def _counts(result: Mapping[str, Any]) -> str:
+    """A result's numbers and words by their own names, for stages that need no better line."""
+    shown = [
+        f"{name.removeprefix('num_').replace('_', ' ')} {_number(value)}"
+        for name, value in result.items()
+        if isinstance(value, int | float | str) and not isinstance(value, bool) and len(str(value)) <= 80
+    ]
+    return ", ".join(shown) or "done"
+
+
+def _number(value: float | str) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def counted(number: int, one: str) -> str:
+    """A number with its noun: 1 mail, 2 mails."""
+    return f"{number:,} {one if number == 1 else one + 's'}"
+
+
+def _parse(result: Mapping[str, Any]) -> str:
+    if not result["num_sources"]:
+        return "no sources: what the log holds already"
+    parts = [counted(result["num_kept"], "mail")]
+    for what, name in (("rejected", "num_rejected"), ("left out", "num_filtered")):
+        if number := sum(result[name].values()):
+            parts.append(f"{number:,} {what}")
+    return ", ".join(parts)
+
+
+def _split(result: Mapping[str, Any]) -> str:
+    chunks = result["num_chunks"]
+    shares = ", ".join(f"{name} {number:,}" for name, number in chunks.items())
+    return (
+        f"{counted(result['num_new'], 'new mail')} in {counted(result['num_threads'], 'thread')}: "
+        f"{counted(sum(chunks.values()), 'chunk')} ({shares}); window {result['window_idx']}"
+    )
+
+
+def _window(result: Mapping[str, Any]) -> str:
+    new = counted(result["num_new_train_messages"], "new train message")
+    sets = f"{result['num_val_chunks']:,} val and {result['num_test_chunks']:,} test chunks"
+    return f"window {result['window_idx']}: {new} in {counted(result['num_new_train_chunks'], 'chunk')}; {sets}"
+
+
+def _rehearse(result: Mapping[str, Any]) -> str:
+    return f"{result['num_manifest_chunks']:,} of {counted(result['num_old_chunks'], 'old chunk')} may be rehearsed"
+
+
+def _sample(result: Mapping[str, Any]) -> str:
+    batches = counted(result["num_batches"], "batch").replace("batchs", "batches")
+    return (
+        f"{batches} in {counted(result['num_epochs'], 'epoch')}; rehearsal {result['share_chunks']:.1%} of the "
+        f"chunks, {result['share_tokens']:.1%} of the tokens; padding {result['padding']:.1%}"
+    )
+
+
+_SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "parse": _parse,
+    "split": _split,
+    "window": _window,
+    "rehearse": _rehearse,
+    "sample": _sample,
+}
