@@ -1,0 +1,1 @@
+"""Training an adapter by a schedule: steps, the loss, the trainer, its checkpoints."""

@@ -1,0 +1,26 @@
+"""What training depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperparameters:
+    """How weights are changed; see `jobs.stages.train.Config` for each."""
+
+    learning_rate: float
+    learning_rate_schedule: Literal["cosine", "linear", "constant"]
+    warmup_ratio: float
+    weight_decay: float
+    max_grad_norm: float
+    save_steps: int
+    patience: int | None
+    min_delta: float
+    seed: int
+    precision: str
+    micro_batch_tokens: int | None = None
+    eval_tokens: int = 16_384
+    """Tokens, padding included, that go through the model at once when it is evaluated."""
+    report_to: tuple[str, ...] = ()
