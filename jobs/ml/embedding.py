@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -212,6 +213,12 @@ class Embedder:
         return found
 
 
+def use_threads(number: int | None) -> None:
+    """Compute with so many threads of the CPU from now on; None leaves it as it is."""
+    if number is not None:
+        torch.set_num_threads(number)
+
+
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether products in bfloat16 are quicker there; a CPU that only emulates them is slower with them."""
     if device.type == "cuda":
@@ -225,7 +232,10 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 def _load(model: EmbeddingModel, device: str) -> Any:
     """The model on its device; InputError where it cannot be loaded, ConfigError where it is no transformer."""
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     try:
         loaded = SentenceTransformer(
             str(model.folder),
