@@ -1,0 +1,1 @@
+"""Scores: questions, text metrics, intervals, the forgetting matrix. Pure."""
