@@ -1,229 +1,209 @@
-"""LoRA adapters: made, saved, loaded, told apart, put into a base model and taken out again.
-
-A folder holds `adapter_model.safetensors` and `adapter_config.json`, as PEFT reads them, and
-`refrain.json`, which says of which base model, tokenizer and template it is. Pickles are never loaded.
-"""
+"""LoRA adapters: made, saved and loaded by PEFT. See `jobs.ml.adapter_files` for what a folder holds."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
-from jobs.contracts.errors import ConfigError, InputError, MissingInputError
-from jobs.contracts.records import Json
-from jobs.files import read_json, write_json
-from jobs.mail.template import TEMPLATE_DIGEST
+from jobs.contracts.errors import ConfigError, InputError, OutputError
+from jobs.files import output_error
+from jobs.ml.adapter_files import (
+    CONFIG,
+    ORIGIN,
+    WEIGHTS,
+    adapter_digest,
+    export_adapter,
+    require_adapter,
+    write_settings,
+)
+from jobs.ml.adapter_switch import AdapterSwitch, merge_adapter
+from jobs.ml.adapter_weights import read_weights
 from jobs.ml.base_model import Base
+from jobs.ml.quiet import quiet_libraries
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
-ORIGIN = "refrain.json"
+__all__ = [
+    "CONFIG",
+    "ORIGIN",
+    "WEIGHTS",
+    "AdapterSwitch",
+    "adapter_digest",
+    "adapter_weights",
+    "add_adapter",
+    "export_adapter",
+    "load_adapter",
+    "merge_adapter",
+    "num_trainable",
+    "require_adapter",
+    "save_adapter",
+    "write_adapter",
+]
 
-_SETTINGS = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "bias")
-"""What of PEFT's configuration changes what an adapter does."""
+ALL_LINEAR = "all-linear"
+_NAME = "default"
 
 
 def add_adapter(
-    model: Any, *, rank: int, alpha: float, dropout: float, target_modules: str = "all-linear", seed: int
+    model: Any, *, rank: int, alpha: float, dropout: float, target_modules: str = ALL_LINEAR, seed: int
 ) -> Any:
     """A fresh adapter on a base model, trainable in fp32: a PeftModel. It changes nothing before it is trained.
 
-    `target_modules` is `all-linear` (all but the output head) or names with commas between them; ConfigError
-    where the model has none of that name. The start depends on the seed alone.
+    `target_modules` is `all-linear` (all but the output head) or names with commas between them. A layer's start
+    depends on the seed, its name and its shape alone, whatever ran before and wherever. ConfigError for
+    settings that fit no adapter, or not this model; the model must have no adapter yet.
     """
     from peft import LoraConfig, get_peft_model
 
-    modules: str | list[str] = target_modules
-    if target_modules != "all-linear":
-        modules = [name.strip() for name in target_modules.split(",")]
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=modules, bias="none", task_type="CAUSAL_LM"
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    _require_bare(model)
+    with torch.random.fork_rng(), quiet_libraries():
         try:
-            return get_peft_model(model, config)
+            config = LoraConfig(
+                r=rank,
+                lora_alpha=alpha,
+                lora_dropout=dropout,
+                target_modules=_modules(model, target_modules),
+                bias="none",
+                task_type="CAUSAL_LM",
+            )
+            peft_model = get_peft_model(model, config)
         except ValueError as error:
-            raise ConfigError(f"no adapter fits the model: {error}", where="target_modules") from error
-
-
-def load_adapter(model: Any, folder: Path, *, base: Base, trainable: bool = False) -> Any:
-    """A saved adapter on its base model: a PeftModel.
-
-    Raises MissingInputError, InputError for what is no adapter, ConfigError for one of another base model.
-    """
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-
-    settings = require_adapter(folder, base)
-    weights = _read_weights(folder / WEIGHTS)
-    config = LoraConfig(**{key: value for key, value in settings.items() if key in LoraConfig.__dataclass_fields__})
-    config.inference_mode = not trainable
-    try:
-        peft_model = get_peft_model(model, config)
-        loaded = set_peft_model_state_dict(peft_model, weights)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"the adapter does not fit the model: {error}", where=str(folder)) from error
-    own = {name for name, _ in peft_model.named_parameters() if "lora_" in name}
-    missing = sorted(own & set(loaded.missing_keys))
-    if missing or loaded.unexpected_keys:
-        odd = (missing or sorted(loaded.unexpected_keys))[0]
-        raise InputError(f"the adapter does not fit the model: {odd}", where=str(folder))
+            raise ConfigError(f"no such adapter: {error}", where="lora") from error
+    _require_untied(peft_model)
+    _begin(peft_model, seed)
     return peft_model
 
 
-def save_adapter(model: Any, folder: Path, *, base: Base) -> str:
-    """Write the adapter of a PeftModel; its digest. Equal weights give equal files on any machine."""
-    from peft import get_peft_model_state_dict
-
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: tensor.detach().to("cpu").contiguous() for name, tensor in get_peft_model_state_dict(model).items()
-    }
-    save_file(dict(sorted(weights.items())), folder / WEIGHTS, metadata={"format": "pt"})
-    settings = model.peft_config["default"].to_dict()
-    settings["target_modules"] = sorted(settings["target_modules"])
-    settings |= {"base_model_name_or_path": base.name, "revision": base.revision, "inference_mode": True}
-    settings.pop("peft_version", None)
-    write_json(folder / CONFIG, {key: _plain(settings[key]) for key in sorted(settings)})
-    origin = {
-        "base": base.name,
-        "revision": base.revision,
-        "base_digest": base.digest,
-        "tokenizer_digest": base.tokenizer_digest,
-        "template_digest": TEMPLATE_DIGEST,
-    }
-    write_json(folder / ORIGIN, origin)
-    return adapter_digest(folder)
+def _require_bare(model: Any) -> None:
+    if any(".lora_A." in name for name, _ in model.named_parameters()):
+        raise ValueError("the model has an adapter already: load the base anew, or unload() it")  # a defect of ours
 
 
-def adapter_digest(folder: Path) -> str:
-    """SHA-256 over an adapter's tensors and what of its settings changes what it does; 64 hex digits."""
-    settings = read_json(folder / CONFIG)
-    digest = hashlib.sha256()
-    digest.update(orjson.dumps({key: settings.get(key) for key in _SETTINGS}, option=orjson.OPT_SORT_KEYS))
-    weights = _read_weights(folder / WEIGHTS)
-    for name in sorted(weights):
-        tensor = weights[name].contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _modules(model: Any, asked: str) -> str | list[str]:
+    """As PEFT wants them; ConfigError for a name that the model does not have: PEFT would pass over it."""
+    if asked == ALL_LINEAR:
+        return asked
+    names = [name.strip() for name in asked.split(",")]
+    layers = [name for name, module in model.named_modules() if _is_matrix(module)]
+    for name in names:
+        if not any(f".{layer}".endswith(f".{name}") for layer in layers):
+            known = sorted({layer.rpartition(".")[2] for layer in layers})
+            hint = f"it has {', '.join(known)}; or say {ALL_LINEAR}"
+            raise ConfigError(f"the base model has no layer {name!r}", where="target_modules", hint=hint)
+    return names
 
 
-def require_adapter(folder: Path, base: Base) -> Json:
-    """PEFT's settings of an adapter of this base model; see `load_adapter` for what it raises."""
-    if not (folder / WEIGHTS).is_file():
-        if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-            raise InputError(
-                "its weights are pickled, and pickles are never loaded",
-                where=str(folder),
-                hint="save it again with safe_serialization=True",
-            )
-        raise MissingInputError(f"no {WEIGHTS}: not an adapter", where=str(folder))
-    settings: Json = read_json(folder / CONFIG)
-    if settings.get("peft_type") != "LORA":
-        raise InputError(f"not a LoRA adapter: {settings.get('peft_type')!r}", where=str(folder / CONFIG))
-    origin = read_json(folder / ORIGIN) if (folder / ORIGIN).is_file() else {}
-    for key, own, what in (
-        ("base_digest", base.digest, "base model"),
-        ("tokenizer_digest", base.tokenizer_digest, "tokenizer"),
-        ("template_digest", TEMPLATE_DIGEST, "template"),
-    ):
-        if origin.get(key, own) != own:
+def _is_matrix(module: Any) -> bool:
+    weight = getattr(module, "weight", None)
+    return weight is not None and weight.dim() > 1
+
+
+def _require_untied(peft_model: Any) -> None:
+    embeddings = peft_model.get_input_embeddings().weight
+    for name, module in peft_model.named_modules():
+        if hasattr(module, "lora_A") and module.get_base_layer().weight is embeddings:
             raise ConfigError(
-                f"the adapter is of another {what}: {origin[key]}, not {own}",
-                where=str(folder),
-                hint=f"it was trained on {origin.get('base')!r}; here is {base.name!r}",
+                f"{name.rpartition('.')[2]} shares its weights with the embeddings: an adapter on it cannot be merged",
+                where="target_modules",
+                hint="leave it out",
             )
-    return settings
 
 
-@dataclass(slots=True)
-class _Layer:
-    """A weight that adapters change, and how it was in the base model."""
+def _begin(peft_model: Any, seed: int) -> None:
+    """LoRA's usual start (A uniform within 1/√width, B zero), drawn on the CPU for each layer by itself."""
+    for name, parameter in peft_model.named_parameters():
+        if ".lora_B." in name:
+            parameter.data.zero_()
+        elif ".lora_A." in name:
+            digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            bound = parameter.shape[1] ** -0.5
+            drawn = torch.rand(parameter.shape, generator=generator) * (2 * bound) - bound
+            parameter.data.copy_(drawn)
 
-    weight: torch.Tensor
-    original: torch.Tensor
+
+def num_trainable(model: Any) -> int:
+    """How many weights are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-class AdapterSwitch:
-    """One loaded base model, and adapters merged into it in turn, one at a time.
+def load_adapter(model: Any, folder: Path, *, base: Base, trainable: bool = False, dropout: float | None = None) -> Any:
+    """A saved adapter on its base model: a PeftModel, in evaluation mode unless it is to be trained.
 
-    Merged, an adapter costs nothing in the forward pass. The touched weights are kept as they were and
-    copied back, so that the base is bit-equal whenever no adapter is in use.
+    `dropout` is that of further training; None: the adapter's own. Raises MissingInputError, InputError for
+    what is no adapter, or not finite; ConfigError for one of another base model, tokenizer or template.
     """
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-    def __init__(self, model: Any, base: Base) -> None:
-        self._model = model
-        self._base = base
-        self._layers: dict[str, _Layer] = {}
-
-    @torch.no_grad()
-    def use(self, folder: Path | None) -> Any:
-        """The model with the adapter merged into it, or as the base is for None. See `load_adapter` for errors."""
-        updates = {} if folder is None else self._updates(folder)
-        for layer in self._layers.values():
-            layer.weight.copy_(layer.original)
-        for name, update in updates.items():
-            layer = self._layer(name)
-            layer.weight.copy_((layer.original.float() + update.to(layer.weight.device)).to(layer.weight.dtype))
-        return self._model
-
-    def _layer(self, name: str) -> _Layer:
-        if name not in self._layers:
-            weight = self._model.get_submodule(name).weight.data
-            self._layers[name] = _Layer(weight, weight.clone())
-        return self._layers[name]
-
-    def _updates(self, folder: Path) -> dict[str, torch.Tensor]:
-        settings = require_adapter(folder, self._base)
-        weights = _read_weights(folder / WEIGHTS)
-        scale = settings["lora_alpha"] / (settings["r"] ** 0.5 if settings.get("use_rslora") else settings["r"])
-        updates = {}
-        for key in weights:
-            module, separator, _ = key.partition(".lora_A.weight")
-            if not separator:
-                continue
-            name = module.removeprefix("base_model.model.")
-            update = scale * (weights[f"{module}.lora_B.weight"].float() @ weights[key].float())
-            self._require_shape(name, update, folder)
-            updates[name] = update
-        return updates
-
-    def _require_shape(self, name: str, update: torch.Tensor, folder: Path) -> None:
+    _require_bare(model)
+    settings = require_adapter(folder, base)
+    weights = read_weights(folder, settings)
+    with torch.random.fork_rng(), quiet_libraries():
         try:
-            shape = self._model.get_submodule(name).weight.shape
-        except AttributeError as error:
-            raise InputError(f"the adapter does not fit the model: no {name}", where=str(folder)) from error
-        if shape != update.shape:
-            raise InputError(
-                f"the adapter does not fit the model: {name} is {tuple(shape)}, not {tuple(update.shape)}",
-                where=str(folder),
+            config = LoraConfig(
+                r=settings["r"],
+                lora_alpha=settings["lora_alpha"],
+                lora_dropout=settings["lora_dropout"] if dropout is None else dropout,
+                target_modules=settings["target_modules"],
+                use_rslora=settings["use_rslora"],
+                fan_in_fan_out=settings["fan_in_fan_out"],
+                task_type="CAUSAL_LM",
+                inference_mode=not trainable,
             )
+            peft_model = get_peft_model(model, config)
+            _require_fit(peft_model, weights, folder)
+            set_peft_model_state_dict(peft_model, weights)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError(f"the adapter does not fit its base model: {error}", where=str(folder)) from error
+    return peft_model.train(trainable)
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        with safe_open(path, framework="pt"):  # the header alone: a cut file is told before it is read
-            pass
-        weights: dict[str, torch.Tensor] = load_file(path)
-    except FileNotFoundError as error:
-        raise MissingInputError("no such file", where=str(path)) from error
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"the file is damaged: {error}", where=str(path), hint="fetch it again") from error
+def _require_fit(peft_model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """InputError unless these are just the model's LoRA weights, in name and shape."""
+    own = {name: tuple(tensor.shape) for name, tensor in _lora_parameters(peft_model).items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in sorted(own.keys() | found.keys()):
+        if own.get(name) != found.get(name):
+            what = f"{name} is {found.get(name) or 'missing'}, and should be {own.get(name) or 'absent'}"
+            raise InputError(f"the adapter is not what its {CONFIG} says: {what}", where=str(folder))
+
+
+def _lora_parameters(peft_model: Any) -> dict[str, torch.Tensor]:
+    """The adapter's weights by the names that PEFT gives them in files."""
+    return {
+        name.replace(f".{_NAME}.", "."): parameter
+        for name, parameter in peft_model.named_parameters()
+        if ".lora_A." in name or ".lora_B." in name
+    }
+
+
+def adapter_weights(model: Any) -> dict[str, torch.Tensor]:
+    """A PeftModel's adapter by PEFT's names, on the CPU, sorted. Where it is sharded, all processes must call this."""
+    weights = {}
+    for name, parameter in sorted(_lora_parameters(model).items()):
+        tensor = parameter.detach()
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        weights[name] = whole.to("cpu", copy=True).contiguous()
     return weights
 
 
-def _plain(value: Any) -> Any:
-    """A setting as JSON has it."""
-    if isinstance(value, set):
-        return sorted(value)
-    if isinstance(value, dict):
-        return {str(key): _plain(one) for key, one in value.items()}
-    return value if isinstance(value, str | int | float | bool | list | None) else str(value)
+def save_adapter(model: Any, folder: Path, *, base: Base) -> str:
+    """Write the adapter of a PeftModel; its digest. Equal weights give equal files on any machine. OutputError."""
+    return write_adapter(adapter_weights(model), model.peft_config[_NAME].to_dict(), folder, base=base)
+
+
+def write_adapter(weights: Mapping[str, torch.Tensor], settings: Mapping[str, Any], folder: Path, *, base: Base) -> str:
+    """Write an adapter's weights (`adapter_weights`) with PEFT's settings of it; its digest. OutputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(dict(sorted(weights.items())), folder / WEIGHTS, metadata={"format": "pt"})
+    except OSError as error:
+        raise output_error(folder, error) from error
+    except SafetensorError as error:
+        raise OutputError(f"cannot be written: {error}", where=str(folder / WEIGHTS)) from error
+    write_settings(folder, dict(settings), base)
+    return adapter_digest(folder)

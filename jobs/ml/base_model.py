@@ -1,23 +1,24 @@
-"""The base model: found by a hub name, a folder or a store's URL; safetensors alone, no code of its own."""
+"""The base model: what tells one from another, and how it is loaded.
+
+Weights are read from safetensors alone, and no code that comes with a model is ever run.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from jobs.contracts.errors import ConfigError, InputError, MissingInputError, RefrainError, TransientError
-from jobs.contracts.records import short_digest
-from jobs.contracts.store import StoreOptions, open_store
+from jobs.contracts.errors import ConfigError, InputError, MissingInputError, RefrainError
+from jobs.contracts.records import Json
+from jobs.contracts.store import StoreOptions, store_folder
 from jobs.files import read_json
-from jobs.items import file_digest
 from jobs.ml.encoding import Encoder
-from jobs.ml.tokens import tokenizer_digest
-
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
+from jobs.ml.model_files import model_digest, require_model
+from jobs.ml.quiet import quiet_libraries
+from jobs.ml.tokens import ModelCounter, WhitespaceCounter, load_token_counter
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,132 +37,160 @@ class Base:
 
 
 def find_base(name: str, revision: str | None = None, *, options: StoreOptions | None = None) -> Base:
-    """The base model of that name: a folder, `s3://…` or `file://…`, or a name on the hub at a revision.
+    """The base model of that name: a folder, `file://…` or `s3://…`, or a name on the hub at a revision.
 
-    Nothing is loaded but small files. Raises MissingInputError where there is none, ConfigError for one
-    with pickled weights alone, InputError for files that are not what they should be.
+    A revision may follow a hub's name after an `@`; without one it is the newest, and the commit found is
+    in the result. Downloads stay in the cache of Hugging Face (HF_HOME). The weights are read through,
+    for their digest, but not loaded.
+
+    Raises MissingInputError where there is no such model or a file of it is missing, ConfigError for one
+    whose weights are pickled, InputError for files that are not what they should be, AccessError where
+    the hub refuses, TransientError where it does not answer.
     """
-    if "://" in name:
-        folder = _from_store(name, options)
-    elif Path(name).is_dir():
-        folder = Path(name)
+    from jobs.ml.fetching import from_hub, from_store
+
+    folder = store_folder(name) if name.startswith("file://") else Path(name)
+    if name.startswith("s3://"):
+        folder = from_store(name, options)
+    elif folder is None or not folder.is_dir():
+        if _looks_like_a_path(name):
+            raise MissingInputError("no such folder", where=name, hint="name a base model's folder, or one on the hub")
+        name, separator, commit = name.partition("@")
+        folder, revision = from_hub(name, commit if separator else revision)
+    elif revision is not None:
+        raise ConfigError("a folder has no revision", where=name, hint="leave the revision out")
+    require_model(folder, name)
+    return Base(name, revision, folder, model_digest(folder), load_token_counter(str(folder)).digest)
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~", "file://")) or name.count("/") > 1
+
+
+def require_tokenizer(base: Base, digest: str, where: str = "") -> None:
+    """ConfigError unless the base model's tokenizer is the one that an archive was split with (its digest)."""
+    if digest == base.tokenizer_digest:
+        return
+    if digest == WhitespaceCounter.digest:
+        what = "the archive was split by white space, without a model's tokenizer"
     else:
-        folder, revision = _from_hub(name, revision)
-    _require_safetensors(folder, name)
-    return Base(name, revision, folder, _digest(folder), _tokenizer_digest(folder, name))
+        what = f"the archive was split with a tokenizer of digest {digest}, not {base.tokenizer_digest} of {base.name}"
+    raise ConfigError(what, where=where, hint=f"begin an archive with `refrain split --tokenizer {base.name}`")
 
 
 def load_encoder(base: Base) -> Encoder:
-    """The base model's tokenizer."""
+    """The base model's tokenizer, as split counts by it; ConfigError for one without an end-of-text token."""
     from transformers import AutoTokenizer
 
     with _loading(base):
-        return Encoder(AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False), base.name)
+        special: Any = AutoTokenizer.from_pretrained(base.folder, trust_remote_code=False)
+        before = special("", add_special_tokens=True)["input_ids"][:1]
+    if special.eos_token_id is None:
+        hint = "set eos_token in its tokenizer_config.json"
+        raise ConfigError("the tokenizer has no end-of-text token", where=base.name, hint=hint)
+    start = before if before == [special.bos_token_id] else []
+    tokenizer = load_token_counter(str(base.folder))
+    assert isinstance(tokenizer, ModelCounter)
+    return Encoder(tokenizer, end_id=special.eos_token_id, start=start, stop_ids=_stop_ids(base.folder))
+
+
+def _stop_ids(folder: Path) -> list[int]:
+    """What else ends a text, as chat models have it."""
+    path = folder / "generation_config.json"
+    settings: Json = read_json(path) if path.is_file() else {}
+    said = settings.get("eos_token_id")
+    return [one for one in (said if isinstance(said, list) else [said]) if isinstance(one, int)]
 
 
 def load_model(base: Base, *, device: Any, precision: str = "fp32", quantization: str | None = None) -> Any:
-    """The causal language model, frozen, in evaluation mode, on a device. See `find_base` for errors."""
-    import torch
+    """The causal language model, frozen, in evaluation mode, on a device: a PreTrainedModel.
+
+    `precision`: see `jobs.ml.devices.dtype_for`; `stored` keeps what the files have. `quantization`: `4bit`
+    (NF4, NVIDIA GPUs alone). ConfigError for a model that needs code of its own, or that does not fit;
+    InputError for weights that are damaged or are not those of the configuration.
+    """
     from transformers import AutoModelForCausalLM
 
+    options = _dtype_options(device, precision) | _quantization_options(device, quantization)
+    with _loading(base):
+        model, report = AutoModelForCausalLM.from_pretrained(
+            base.folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
+        )
+        if lost := sorted(report["missing_keys"]):
+            # transformers would have gone on with random numbers in their place
+            raise InputError(f"{len(lost)} weights are not in its files, such as {lost[0]}", where=str(base.folder))
+        model.requires_grad_(requires_grad=False)
+        model.eval()
+        return model if quantization else model.to(device)
+
+
+def num_positions(model: Any) -> int | None:
+    """How many tokens a model can read at once; None where it does not say."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
+
+
+def require_length(model: Any, num_tokens: int) -> None:
+    """ConfigError for a text that is longer than the model can read."""
+    limit = num_positions(model)
+    if limit is not None and num_tokens > limit:
+        raise ConfigError(
+            f"a text has {num_tokens} tokens, but the base model reads {limit} at most",
+            hint="split with a smaller --max-tokens, or take another base model",
+        )
+
+
+def _dtype_options(device: Any, precision: str) -> dict[str, Any]:
     from jobs.ml.devices import dtype_for
 
-    options: dict[str, Any] = {"dtype": dtype_for(precision, device)}
-    if quantization is not None:
-        if device.type != "cuda":
-            raise ConfigError("4-bit base models need an NVIDIA GPU", where="quantization", hint="leave it out")
-        from transformers import BitsAndBytesConfig
-
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-        )
-        options["device_map"] = {"": device}
-    with _loading(base):
-        model = AutoModelForCausalLM.from_pretrained(
-            base.folder, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa", **options
-        )
-    model.requires_grad_(requires_grad=False)
-    model.eval()
-    return model if quantization else model.to(device)
+    return {"dtype": "auto" if precision == "stored" else dtype_for(precision, device)}
 
 
-class _loading:  # noqa: N801 - used like a function
-    """Turns what transformers raises for a model that cannot be read into one of our errors."""
-
-    def __init__(self, base: Base) -> None:
-        self._base = base
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if error is None or not isinstance(error, Exception) or isinstance(error, RefrainError | MemoryError):
-            return
-        raise InputError(f"the model cannot be loaded: {error}", where=str(self._base.folder)) from error
-
-
-def _from_hub(name: str, revision: str | None) -> tuple[Path, str | None]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+def _quantization_options(device: Any, quantization: str | None) -> dict[str, Any]:
+    if quantization is None:
+        return {}
+    if quantization != "4bit":
+        raise ConfigError(f"no such quantization: {quantization!r}", where="quantization", hint="4bit, or none")
+    if device.type != "cuda":
+        raise ConfigError("4-bit base models need an NVIDIA GPU", where="quantization", hint="leave it out")
+    import torch
+    from transformers import BitsAndBytesConfig
 
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise MissingInputError(
-            "no such model, neither a folder nor on the hub", where=name, hint="a private one needs HF_TOKEN"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise TransientError(
-            "no such folder, and the model hub cannot be reached", where=name, hint="name a folder, or try again"
-        ) from error
-    except OSError as error:
-        raise TransientError(f"the model hub does not answer: {error}", where=name) from error
-    return folder, folder.name
-
-
-def _from_store(url: str, options: StoreOptions | None) -> Path:
-    from huggingface_hub.constants import HF_HOME
-
-    store = open_store(url, options, read_only=True)
-    folder = Path(HF_HOME) / "refrain" / short_digest(url)
-    for key in store.list():
-        target = folder / key
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with store.open(key) as source, target.open("wb") as stream:
-            while block := source.read(1 << 20):
-                stream.write(block)
-    if not folder.is_dir():
-        raise MissingInputError("there is no model", where=url)
-    return folder
-
-
-def _require_safetensors(folder: Path, name: str) -> None:
-    if not (folder / "config.json").is_file():
-        raise MissingInputError("no config.json: not a model of Hugging Face's layout", where=str(folder))
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(path for pattern in _PICKLES for path in folder.glob(pattern)):
+        import bitsandbytes  # noqa: F401 - told before a download's worth of weights is read
+    except ImportError as error:
         raise ConfigError(
-            "its weights are pickled, and pickles are never loaded", where=name, hint="convert them to safetensors"
-        )
-    raise MissingInputError("no *.safetensors: the model has no weights", where=str(folder))
+            "bitsandbytes is not installed", where="quantization", hint="pip install 'refrain[quantized]'"
+        ) from error
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    return {"quantization_config": settings, "device_map": {"": device}}
 
 
-def _digest(folder: Path) -> str:
-    digests = {path.name: file_digest(path) for path in sorted(folder.glob("*.safetensors"))}
-    config = read_json(folder / "config.json")
-    for noise in ("_name_or_path", "transformers_version"):
-        config.pop(noise, None)
-    return short_digest(orjson.dumps([config, list(digests.values())], option=orjson.OPT_SORT_KEYS))
-
-
-def _tokenizer_digest(folder: Path, name: str) -> str:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise MissingInputError("no tokenizer.json", where=name, hint="save the model with a fast tokenizer")
+@contextmanager
+def _loading(base: Base) -> Iterator[None]:
+    """Quietly; what transformers raises for a model that cannot be read becomes one of our errors."""
+    where = str(base.folder)
     try:
-        return tokenizer_digest(path.read_text(encoding="utf-8"))
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"not a tokenizer: {error}", where=str(path)) from error
+        with quiet_libraries():
+            yield
+    except RefrainError:
+        raise
+    except (ImportError, ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                "the model needs code of its own, and such code is never run",
+                where=base.name,
+                hint="take a model that transformers itself knows",
+            ) from error
+        raise ConfigError(f"transformers cannot load it: {_first_line(error)}", where=where) from error
+    except MemoryError as error:
+        raise ConfigError("the model does not fit into memory", where=where) from error
+    except Exception as error:  # libraries below raise kinds of their own for damaged files
+        if type(error).__name__ == "OutOfMemoryError":
+            hint = "take a smaller model, or quantization: 4bit"
+            raise ConfigError("the model does not fit into the GPU's memory", where=where, hint=hint) from error
+        raise InputError(f"the model cannot be loaded: {_first_line(error)}", where=where) from error
 
 
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

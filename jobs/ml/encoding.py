@@ -2,20 +2,21 @@
 
 A text is tokenised segment by segment (`jobs.mail.template.segments`), without special tokens, so that
 the counts are those that split wrote down. Where the tokenizer begins a text with a token of its own
-(BOS), that stands before it; it is never counted or scored.
+(BOS), that stands before it; it is never counted or scored. A mail that spells a special token, such
+as the end-of-text, has these letters and not that token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jobs.contracts.errors import ConfigError
-from jobs.contracts.records import Chunk, short_digest
+from jobs.contracts.records import Chunk, ChunkMessage, short_digest
 from jobs.mail.template import Segment, render_prompt, segments
+from jobs.ml.tokens import ModelCounter
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,46 +47,49 @@ class Example:
 
 
 class Encoder:
-    """Encodes by a tokenizer of transformers. Raises ConfigError for one without an end-of-text token."""
+    """Encodes by a base model's tokenizer, just as split counts by it. `load_encoder` makes one.
 
-    def __init__(self, tokenizer: Any, name: str = "tokenizer") -> None:
-        self.tokenizer = tokenizer
-        if tokenizer.eos_token_id is None:
-            raise ConfigError(
-                "the tokenizer has no end-of-text token", where=name, hint="set eos_token in tokenizer_config.json"
-            )
-        self.end_id: int = tokenizer.eos_token_id
-        whole = tokenizer("", add_special_tokens=True)["input_ids"]
-        bos = tokenizer.bos_token_id
-        self._start: list[int] = [bos] if bos is not None and whole[:1] == [bos] else []
+    `start` is what the tokenizer puts before a text, `end_id` its end-of-text token, and `stop_ids` are
+    further tokens that end what a model writes.
+    """
+
+    def __init__(
+        self, tokenizer: ModelCounter, *, end_id: int, start: Sequence[int] = (), stop_ids: Sequence[int] = ()
+    ) -> None:
+        self.end_id = end_id
+        self.stop_ids = sorted({end_id, *stop_ids})
+        self._start = list(start)
+        self._tokenizer = tokenizer
+
+    @property
+    def num_start_tokens(self) -> int:
+        """How many tokens stand before a text that its counts do not know: 1 where there is a BOS, else 0."""
+        return len(self._start)
 
     def example(self, chunk: Chunk, *, masked: Collection[str] = (), stops: bool = False) -> Example:
         """A chunk's tokens and targets: those of the bodies outside the overlap.
 
-        `masked` are short digests of Message-IDs that are not scored. With `stops`, for training, what
-        ends a mail is a target too: the blank line behind a body, and the one token after it.
+        `masked` are short digests of Message-IDs that are not scored. With `stops`, for training, what ends a
+        mail is a target too: the blank line behind its body (its last part's, where it is cut), and the one
+        token after that.
         """
-        bodies = [(message.start, message.end) for message in chunk.messages]
-        pieces = list(segments(chunk.text, bodies))
+        pieces = list(segments(chunk.text, [(message.start, message.end) for message in chunk.messages]))
         ids = self._encode(chunk.text, pieces)
-        tokens = [*self._start, *(token for piece in ids for token in piece), self.end_id]
+        tokens = np.array([*self._start, *(token for piece in ids for token in piece), self.end_id], np.int32)
         labels = np.full(len(tokens), IGNORED, np.int32)
         owner = np.full(len(tokens), NO_MESSAGE, np.int16)
         position, number = len(self._start), -1
-        is_target = False
         for piece, piece_ids in zip(pieces, ids, strict=True):
             end = position + len(piece_ids)
-            if piece.kind == "body":
-                number += 1
-                message = chunk.messages[number]
-                is_target = not message.context and short_digest(message.message_id) not in masked
-                if is_target:
-                    labels[position:end] = tokens[position:end]
-                    owner[position:end] = number
-            elif piece.kind == "end" and is_target and stops:
+            number += piece.kind == "body"
+            message = chunk.messages[max(number, 0)]
+            if piece.kind == "body" and _is_target(message, masked):
+                labels[position:end] = tokens[position:end]
+                owner[position:end] = number
+            elif piece.kind == "end" and stops and _is_target(message, masked) and _is_last_part(message):
                 labels[position : end + 1] = tokens[position : end + 1]
             position = end
-        return Example(chunk.chunk_id, np.array(tokens, np.int32), labels, owner)
+        return Example(chunk.chunk_id, tokens, labels, owner)
 
     def prompt(self, subject: str, messages: Sequence[tuple[str, str, str]], sender: str, date: str) -> list[int]:
         """The tokens that a model is to go on from; messages are (sender, date, body). See `render_prompt`."""
@@ -94,14 +98,22 @@ class Encoder:
         pieces.append(Segment("header", pieces[-1].end, len(text)))
         return [*self._start, *(token for piece in self._encode(text, pieces) for token in piece)]
 
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """The number of tokens of each text by itself, as split counts them."""
+        return self._tokenizer.count(texts)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without special ones."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return self._tokenizer.decode(ids)
 
     def _encode(self, text: str, pieces: Sequence[Segment]) -> list[list[int]]:
-        texts = [text[piece.start : piece.end] for piece in pieces]
-        encoded: list[list[int]] = self.tokenizer(
-            texts, add_special_tokens=False, return_attention_mask=False, truncation=False
-        )["input_ids"]
-        return encoded
+        return list(self._tokenizer.encode([text[piece.start : piece.end] for piece in pieces]))
+
+
+def _is_target(message: ChunkMessage, masked: Collection[str]) -> bool:
+    return not message.context and short_digest(message.message_id) not in masked
+
+
+def _is_last_part(message: ChunkMessage) -> bool:
+    """A mail that was cut goes on in the next chunk: a model must not learn to end there."""
+    return message.part == message.num_parts - 1
