@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Floats = Sequence[float] | "NDArray[np.float64]"
+Floats: TypeAlias = "Sequence[float] | NDArray[np.float64]"
 
 
 @dataclass(frozen=True, slots=True)
