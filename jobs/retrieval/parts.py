@@ -128,12 +128,15 @@ def unpack(data: bytes, part: Part, dimension: int, where: str) -> tuple[pa.Tabl
             hint="delete it and run `refrain index` again",
         )
     table = pq.read_table(pa.BufferReader(data))
-    vectors = table.column(VECTOR).combine_chunks()
-    vectors = vectors if isinstance(vectors, pa.Array) else vectors.chunk(0)
-    flat = vectors.flatten().to_numpy(zero_copy_only=False)
+    flat = pa.concat_arrays(table.column(VECTOR).chunks).flatten().to_numpy(zero_copy_only=False)
     if table.num_rows != part.num_passages or len(flat) != table.num_rows * dimension:
         raise IntegrityError("it does not hold what its name says", where=f"{where}/{part.key}")
     return table.drop_columns([VECTOR]), flat.reshape(table.num_rows, dimension)
+
+
+def dimension_of(data: bytes) -> int:
+    """How many numbers a part's vectors have."""
+    return int(pq.read_schema(pa.BufferReader(data)).field(VECTOR).type.list_size)
 
 
 @dataclass(frozen=True, slots=True)

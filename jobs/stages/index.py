@@ -21,8 +21,9 @@ from jobs.contracts.store import Store
 from jobs.corpus.reading import as_record, open_corpus
 from jobs.files import write_json
 from jobs.intake.reading import read_file
+from jobs.ml.embedding_files import EmbeddingModel, find_embedding_model
 from jobs.progress import bar
-from jobs.retrieval.parts import Catalogue, Part, Source, pack, part_key, read_catalogue, read_key
+from jobs.retrieval.parts import Catalogue, Part, Source, dimension_of, pack, part_key, read_catalogue, read_key
 from jobs.retrieval.passages import cut, embedded_text
 from jobs.stages import Inputs, Outputs, how
 
@@ -49,26 +50,25 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     mail has been deleted are deleted. Raises what finding and loading the model raises, and ConfigError where
     the folder holds an index of another model.
     """
-    from jobs.ml.embedding import Embedder, find_embedding_model, use_threads
-
     model = find_embedding_model(config.embedding_model, config.embedding_revision)
     place = _FilesPlace(inputs, outputs["vector_index"]) if inputs.archive is None else _ArchivePlace(inputs)
     place.require_model(model.digest, model.name)
     wanted = place.sources()
     before = _Parts(place.store, place.prefix)
     missing = [(source, number) for source in wanted for number in before.missing(model.digest, source)]
-    use_threads(config.workers)
-    embedder = Embedder(model, config.device)
-    _embed(place, missing, embedder)
+    if missing:
+        _embed(place, missing, model, config)
     now = _Parts(place.store, place.prefix)
     parts = [part for source in wanted for part in now.of(model.digest, source)]
-    catalogue = Catalogue(model.name, model.revision, model.digest, embedder.dimension, parts)
+    dimension = dimension_of(place.store.get(parts[0].key)) if parts else 0
+    catalogue = Catalogue(model.name, model.revision, model.digest, dimension, parts)
     write_json(outputs["vector_index"], catalogue.as_json())
     stale = now.stale(place.live())
     for part in stale:
         place.store.delete(part.key)
     _tell(parts, {(source.sha256[:16], number) for source, number in missing}, stale)
-    return _result(parts, wanted, place.new_windows()) | {"model_digest": model.digest}
+    windows = {"window_idx": max((source.window_idx for source in wanted), default=0)}
+    return windows | _result(parts, wanted, place.new_windows()) | {"model_digest": model.digest}
 
 
 class _Place(Protocol):
@@ -213,34 +213,38 @@ class _Parts:
         return [part for part in self._parts if (part.window_idx, part.split, part.source) not in live]
 
 
-def _embed(place: _Place, missing: Sequence[tuple[Source, int]], embedder: Any) -> None:
+def _embed(place: _Place, missing: Sequence[tuple[Source, int]], model: EmbeddingModel, config: Config) -> None:
     """Make the missing parts and write each where it belongs."""
+    from jobs.ml.embedding import Embedder, use_threads
+
+    use_threads(config.workers)
+    embedder = Embedder(model, config.device)
     total = sum(min(MESSAGES_PER_PART, source.num_messages - number * MESSAGES_PER_PART) for source, number in missing)
     with bar("index", unit="mail", total=total) as shown:
         for source, number in missing:
             start = number * MESSAGES_PER_PART
             messages = list(islice(place.messages(source), start, start + MESSAGES_PER_PART))
             passages = list(cut(messages, embedder))
-            done = _Share(len(messages), len(passages))
-            vectors = embedder.documents(list(map(embedded_text, passages)), lambda n, done=done: shown.update(done(n)))
+            tell = _Told(shown, len(messages), len(passages))
+            vectors = embedder.documents(list(map(embedded_text, passages)), tell)
             data = pack(passages, vectors)
             digest = hashlib.sha256(data).hexdigest()
-            model = embedder.model.digest
-            key = part_key(place.prefix, model, source, number=number, num_passages=len(passages), sha256=digest)
+            key = part_key(place.prefix, model.digest, source, number=number, num_passages=len(passages), sha256=digest)
             place.store.put_if_absent(key, data)
 
 
-class _Share:
-    """Passages that are done, told in mails."""
+class _Told:
+    """Tells a progress bar of mails how many passages more are done."""
 
-    def __init__(self, num_messages: int, num_passages: int) -> None:
+    def __init__(self, shown: Any, num_messages: int, num_passages: int) -> None:
+        self._shown = shown
         self._ratio = num_messages / max(1, num_passages)
         self._num_passages = 0
 
-    def __call__(self, num_passages: int) -> int:
+    def __call__(self, num_passages: int) -> None:
         before = int(self._num_passages * self._ratio)
         self._num_passages += num_passages
-        return int(self._num_passages * self._ratio) - before
+        self._shown.update(int(self._num_passages * self._ratio) - before)
 
 
 def _result(parts: Sequence[Part], sources: Sequence[Source], new: set[int]) -> dict[str, Any]:
