@@ -10,6 +10,7 @@ from typing import Any
 from jobs.contracts import stages
 from jobs.contracts.cycle import CycleSpec, RetrainCycle
 from jobs.local.places import is_on_hub
+from jobs.selection.ladder import rung
 
 POD_FIELDS = (
     "store.secretRef",
@@ -49,10 +50,6 @@ def stage_config(name: str, cycle: RetrainCycle, attempt: int = 0, machine: Mach
 def _how(config: Any, machine: Machine) -> dict[str, Any]:
     """What of the machine a stage takes."""
     return {one.name: getattr(machine, one.name) for one in fields(config) if one.name in Machine.__slots__}
-
-
-def _rung(attempt: int) -> Any:
-    return import_module("jobs.selection.ladder").rung(attempt)
 
 
 def _parse(spec: CycleSpec, _attempt: int) -> dict[str, Any]:
@@ -99,7 +96,7 @@ def _rehearse(spec: CycleSpec, _attempt: int) -> dict[str, Any]:
 def _sample(spec: CycleSpec, attempt: int) -> dict[str, Any]:
     max_share = str(spec.rehearsal.max_share)
     return {
-        "replay_ratio": max_share if attempt and _rung(attempt).replay_at_cap else spec.rehearsal.ratio,
+        "replay_ratio": max_share if rung(attempt).replay_at_cap else spec.rehearsal.ratio,
         "batch_size": spec.training.batch_size,
         "batch_tokens": spec.training.batch_tokens,
         "min_per_bucket": spec.rehearsal.min_per_bucket,
@@ -122,7 +119,7 @@ def _train(spec: CycleSpec, attempt: int) -> dict[str, Any]:
         "alpha": lora.alpha,
         "dropout": lora.dropout,
         "target_modules": lora.target_modules,
-        "learning_rate": training.learning_rate * (_rung(attempt).learning_rate_factor if attempt else 1),
+        "learning_rate": training.learning_rate * rung(attempt).learning_rate_factor,
         "learning_rate_schedule": training.learning_rate_schedule,
         "warmup_ratio": training.warmup_ratio,
         "weight_decay": training.weight_decay,
@@ -134,7 +131,7 @@ def _train(spec: CycleSpec, attempt: int) -> dict[str, Any]:
         "save_steps": training.save_steps,
         "patience": stopping.patience if stopping else None,
         "min_delta": stopping.min_delta if stopping else 0.0,
-        "seed": spec.split.seed + attempt,
+        "seed": spec.split.seed,  # train adds the attempt itself
         "micro_batch_tokens": training.micro_batch_tokens,
         "report_to": tuple(training.report_to),
         "processes": training.processes_per_node,
