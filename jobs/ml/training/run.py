@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from jobs.ml.training.checkpoints import Checkpoints, TrainingState
 from jobs.ml.training.loss_model import LossModel
 from jobs.ml.training.settings import Hyperparameters
 from jobs.ml.training.steps import Step
-from jobs.ml.training.trainer import StepTrainer, seen_digest
+from jobs.ml.training.trainer import StepTrainer, log_interval, seen_digest
 
 _WARM_START_EXAMPLES = 8
 _WARM_START_TOLERANCE = 1e-3
@@ -98,8 +97,7 @@ def train_adapter(
             f"told to stop at step {state.step} of {len(steps)}", hint="the same command again goes on from there"
         )
     _require_seen(state, steps)
-    trainer.state.global_step = state.step
-    return _trainer_state(trainer, state, settings)
+    return _trainer_state(steps, state, settings)
 
 
 def _fresh(model: Any, adapter: Adapter, seed: int) -> Any:
@@ -158,20 +156,24 @@ def _require_seen(state: TrainingState, steps: Sequence[Step]) -> None:
         )
 
 
-def _trainer_state(trainer: StepTrainer, state: TrainingState, settings: Hyperparameters) -> Json:
+def _trainer_state(steps: Sequence[Step], state: TrainingState, settings: Hyperparameters) -> Json:
     """What transformers writes as trainer_state.json, without times and paths of this machine."""
-    value: Json = json.loads(json.dumps(trainer.state.__dict__, default=lambda _: None))
-    for name in ("stateful_callbacks", "trial_params", "trial_name", "total_flos", "num_input_tokens_seen"):
-        value.pop(name, None)
     best = None if state.best_step is None else f"step_{state.best_step}"
-    return value | {
-        "log_history": state.log_history,
-        "best_metric": state.best_loss,
+    return {
         "best_global_step": state.best_step,
+        "best_metric": state.best_loss,
         "best_model_checkpoint": best,
         "epoch": state.log_history[-1]["epoch"] if state.log_history else 0.0,
-        "save_steps": settings.save_steps,
         "eval_steps": settings.save_steps,
+        "global_step": state.step,
+        "is_hyper_param_search": False,
+        "is_local_process_zero": True,
+        "is_world_process_zero": True,
+        "log_history": state.log_history,
+        "logging_steps": log_interval(len(steps)),
+        "max_steps": len(steps),
+        "num_train_epochs": steps[-1].epoch + 1,
+        "save_steps": settings.save_steps,
     }
 
 

@@ -225,7 +225,7 @@ class _StepEnd(TrainerCallback):
         step = trainer.steps[state.global_step - 1]
         is_last = state.global_step == len(trainer.steps)
         is_due = state.global_step % trainer.settings.save_steps == 0 or step.is_last_of_epoch
-        if is_last or state.global_step % _log_interval(len(trainer.steps)) == 0:
+        if is_last or state.global_step % log_interval(len(trainer.steps)) == 0:
             rate = kwargs["lr_scheduler"].get_last_lr()[0]
             trainer.log({"loss": trainer.last_loss, "grad_norm": trainer.last_grad_norm, "learning_rate": rate})
         control.should_evaluate = is_due and bool(trainer.val_examples)
@@ -286,7 +286,8 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
 
 
-def _log_interval(num_steps: int) -> int:
+def log_interval(num_steps: int) -> int:
+    """Every how many steps a line is logged."""
     return math.ceil(num_steps / MAX_LOGGED_STEPS)
 
 
