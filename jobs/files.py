@@ -195,15 +195,33 @@ def one_at_a_time(path: Path, waiting: Callable[[], object] = lambda: None) -> I
     """
     with ExitStack() as stack:
         try:
-            file = stack.enter_context(path.open("ab"))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                waiting()
-                fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file := stack.enter_context(_opened(path)), waiting)
+            while not _is_at(path, file):  # who had it has removed it meanwhile
+                _lock(file := stack.enter_context(_opened(path)), waiting)
         except OSError as error:
             raise output_error(path, error) from error
         yield
+
+
+def _opened(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("ab")
+
+
+def _lock(file: BinaryIO, waiting: Callable[[], object]) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        waiting()
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    """Whether an open file is the one that has this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

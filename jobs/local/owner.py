@@ -135,15 +135,28 @@ def _machine_lock(url: str, say: Say) -> Iterator[str]:
 
     A claim with the same token is of a run that held this lock, and so has ended.
     """
+    path = _lock_folder() / f"{hashlib.sha256(url.encode()).hexdigest()[:24]}.owner"
+    with one_at_a_time(path, lambda: say(_WAITING)):
+        yield _token(path)
+
+
+def _lock_folder() -> Path:
+    """A folder of this user's alone, where every process on this machine finds it; OutputError."""
     folder = Path(tempfile.gettempdir()) / f"refrain-{os.getuid()}"
-    path = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:24]}.owner"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         if folder.stat().st_uid != os.getuid():
             raise OutputError("the folder is somebody else's", where=str(folder), hint="name another one in TMPDIR")
-        with one_at_a_time(path, lambda: say(_WAITING)):
-            if not path.read_text():
-                path.write_text(uuid.uuid4().hex)
-            yield path.read_text()
     except OSError as error:
         raise output_error(folder, error) from error
+    return folder
+
+
+def _token(path: Path) -> str:
+    """What a lock file, which is held, is known by."""
+    try:
+        if not path.read_text():
+            path.write_text(uuid.uuid4().hex)
+        return path.read_text()
+    except OSError as error:
+        raise output_error(path, error) from error
