@@ -247,6 +247,6 @@ def newest_indexed_cycle(store: Store) -> str | None:
         if key.endswith(ending):
             cycle = key.removeprefix("cycles/").removesuffix(ending)
             marker = read_marker(store, "index", cycle)
-            found = (int(marker["result"]["window_idx"]), cycle) if marker else None
+            found = (int(marker["result"].get("window_idx", -1)), cycle) if marker else None
             newest = max(filter(None, (newest, found)), default=None)
     return newest[1] if newest else None

@@ -81,6 +81,11 @@ class Index:
         """Its passages."""
         return len(self._ids)
 
+    @property
+    def passage_ids(self) -> Sequence[str]:
+        """The ids of all passages, by (date, id)."""
+        return self._ids
+
     def passage(self, passage_id: str) -> Passage:
         """The passage of that id; UsageError where there is none."""
         row = self._rows.get(passage_id)
