@@ -35,15 +35,16 @@ class Interval:
         return [value if math.isfinite(value) else None for value in (self.low, self.high)]
 
 
-def interval_of(estimate: float, influences: Floats, confidence: float) -> Interval:
+def interval_of(estimate: float, influences: Floats, confidence: float, num_threads: int | None = None) -> Interval:
     """The interval of an estimate from what each thread contributes to its error.
 
     `influences` [threads] add up to about 0; an estimate of sum(x)/sum(n) has (x - estimate * n) / sum(n).
+    `num_threads` is how many of them have something to say, where others merely stand in the same array.
     """
     from scipy.stats import t
 
     values = np.asarray(influences, np.float64)
-    num = len(values)
+    num = len(values) if num_threads is None else min(num_threads, len(values))
     if num < 2:
         return Interval(estimate, -math.inf, math.inf, num)
     error = math.sqrt(num / (num - 1) * float(np.square(values - values.mean()).sum()))

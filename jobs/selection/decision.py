@@ -1,20 +1,21 @@
-"""The decision of one attempt of a cycle: promote, keep the incumbent, or train again. Pure.
+"""The decision of a cycle: promote, keep the incumbent, or train again. Pure.
 
-The threads that chose the winner do not judge it: on the other half, looked at once a cycle, the winner
-meets the incumbent. It is promoted where the interval of its gain excludes 0 and no guard is worse.
+One half of the val threads chooses the winner and says how much it has gained; the other half, looked at
+only when the choice stands, judges it (`jobs.selection.gate`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from jobs.contracts.errors import ConfigError, InputError
 from jobs.contracts.records import Json
-from jobs.scoring.intervals import Interval
-from jobs.selection.choosing import DEFAULT_WEIGHTS, Candidate, Strategy, Verdict, Weights, choose, metric_of
-from jobs.selection.ladder import rung
-from jobs.selection.measures import Sums, ValThreads, difference, negative_loss, relative_gain
+from jobs.selection.evaluation import Evaluation, Scored
+from jobs.selection.gate import Gate, gate_threads, judge
+from jobs.selection.ladder import Rung, rung
+from jobs.selection.rules import Rules
+from jobs.selection.strategies import Candidate, Verdict, choose, metric_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,29 +26,10 @@ if TYPE_CHECKING:
 FORMAT = 1
 Outcome = Literal["Promote", "KeepIncumbent", "Retrain"]
 
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """How the winner is chosen, and what it must show."""
-
-    strategy: Strategy = "Weighted"
-    weights: Weights = DEFAULT_WEIGHTS
-    thresholds: Sequence[str] = ()
-    improvement_threshold: float = 0.02
-    max_retrain_attempts: int = 2
-    confidence: float = 0.95
-    min_threads: int = 10
-
-
-@dataclass(frozen=True, slots=True)
-class Guard:
-    """Something that must not get worse: the difference of losses per token, candidate - incumbent."""
-
-    name: str
-    difference: float
-    interval: list[float | None]
-    num_threads: int
-    is_worse: bool
+RECALL_IS_THE_SAME = (
+    "recall as a weight changes nothing: it judges the index, and is the same for every checkpoint; "
+    "it only makes every relative gain smaller"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,131 +39,210 @@ class Decision:
     outcome: Outcome
     reason: str
     message: str
+    evaluation: Evaluation
+    rules: Rules
+    """With the weights that could be used."""
+    winner: Candidate | None
     verdicts: list[Verdict]
     improvement: float | None = None
     """The winner's gain on the threads that chose it: below the threshold the cycle trains again."""
-    gain: Interval | None = None
-    """The winner's gain on the gate half."""
-    guards: tuple[Guard, ...] = ()
+    gate: Gate | None = None
+    notes: tuple[str, ...] = ()
 
-    def as_json(self, rules: Rules, attempt: int) -> Json:
-        """As decision.json has it, but for who the winner and the incumbent are."""
-        gain = self.gain
-        return {
-            "format": FORMAT,
-            "outcome": self.outcome,
-            "reason": self.reason,
-            "message": self.message,
-            "attempt": attempt,
-            "attempts": attempt + 1,
-            "strategy": rules.strategy,
-            "metric": "weighted score" if rules.strategy == "Weighted" else "val loss",
-            "improvement": self.improvement,
-            "delta": gain.estimate if gain else None,
-            "interval": gain.bounds if gain else None,
-            "confidence": confidence_of(rules, attempt),
-            "num_threads": gain.num_threads if gain else 0,
-            "guards": [asdict(guard) for guard in self.guards],
-            "candidates": [
-                {
-                    "path": verdict.candidate.path,
-                    "attempt": verdict.candidate.attempt,
-                    "score": verdict.score,
-                    "lost_because": verdict.lost_because,
-                }
-                for verdict in self.verdicts
-            ],
-            "retrain": _retrain(attempt) if self.outcome == "Retrain" else None,
-        }
+    @property
+    def retrain(self) -> Rung | None:
+        """How the next attempt trains, where there is one."""
+        return rung(self.evaluation.num_attempts) if self.outcome == "Retrain" else None
 
 
 def decide(
-    candidates: Sequence[Candidate],
-    incumbent: Sums,
-    threads: ValThreads,
+    evaluation: Evaluation,
     rules: Rules,
     *,
-    attempt: int = 0,
-    window_idx: int,
+    is_gated: bool = True,
+    may_retrain: bool = True,
+    baseline_score: float | None = None,
 ) -> Decision:
-    """Choose on one half of the val threads, and hold the winner against the incumbent on the other.
+    """Choose a checkpoint, and hold it against what is in service. See docs/selection.md for the rule in words.
 
-    `candidates` are the checkpoints of all attempts so far; `window_idx` is this cycle's, older weeks are guarded.
+    Not `is_gated`: the best checkpoint wins, whatever is in service. `may_retrain`: there is somebody to train
+    again. `baseline_score`: of what is in service, where the files know nothing else of it.
+
+    Raises InputError where no val thread is left to score, UsageError for a threshold on what was not
+    evaluated, ConfigError where nothing that the weights name was measured.
     """
-    choosing = threads.half("choose") & (threads.num_tokens > 0)
-    gating = threads.half("gate") & (threads.num_tokens > 0)
-    if choosing.sum() < 1 or gating.sum() < rules.min_threads:
-        verdicts = [Verdict(one, float("nan"), "there were too few val threads to choose") for one in candidates]
-        if choosing.any():
-            verdicts = _choose(candidates, threads, choosing, rules)
-        return Decision("KeepIncumbent", "InsufficientEvidence", _too_few(int(gating.sum()), rules), verdicts)
-    verdicts = _choose(candidates, threads, choosing, rules)
-    if not verdicts or verdicts[0].lost_because:
-        return Decision("KeepIncumbent", "ThresholdsNotMet", "no checkpoint meets the thresholds", verdicts)
-    metric = metric_of(rules.strategy, rules.weights)
-    winner = verdicts[0].candidate.sums
-    improvement = relative_gain(
-        metric(winner, threads, choosing), metric(incumbent, threads, choosing), rules.confidence
-    ).estimate
-    if improvement < rules.improvement_threshold and attempt < rules.max_retrain_attempts:
-        message = f"a gain of {improvement:+.2%} is below {rules.improvement_threshold:.2%}: it is trained again"
-        return Decision("Retrain", "Plateau", message, verdicts, improvement)
-    confidence = confidence_of(rules, attempt)
-    gain = relative_gain(metric(winner, threads, gating), metric(incumbent, threads, gating), confidence)
-    guards = _guards(winner, incumbent, threads, gating, confidence=confidence, window_idx=window_idx)
-    return _judge(verdicts, improvement, gain, guards)
+    choosing = _choosing_half(evaluation)
+    rules, notes = _usable(evaluation, rules, choosing)
+    candidates = [_candidate(evaluation, one, rules, choosing) for one in evaluation.candidates]
+    winner, verdicts = choose(candidates, rules, evaluation.top_k)
+    retrains = may_retrain and evaluation.num_attempts <= rules.max_retrain_attempts
+    draft = Decision("KeepIncumbent", "", "", evaluation, rules, winner, verdicts, notes=(*evaluation.notes, *notes))
+    if winner is None:
+        if retrains:
+            return replace(draft, outcome="Retrain", reason="NoCandidate", message="no checkpoint is fit: train again")
+        return replace(draft, reason="NoCandidate", message="no checkpoint is fit: the incumbent stays")
+    if evaluation.baseline is not None:
+        baseline_score = _candidate(evaluation, evaluation.baseline, rules, choosing).score
+    if baseline_score is not None:
+        gain = winner.score - baseline_score
+        draft = replace(draft, improvement=gain / (abs(baseline_score) or 1.0))
+    if evaluation.threads is None or evaluation.baseline is None or not is_gated:
+        return _by_points(draft, winner, retrains=retrains, is_gated=is_gated)
+    return _gated(draft, winner, evaluation.baseline, retrains=retrains)
 
 
-def confidence_of(rules: Rules, attempt: int) -> float:
-    """The interval's confidence: what may go wrong is divided by the number of attempts."""
-    return 1 - (1 - rules.confidence) / (attempt + 1)
+def _choosing_half(evaluation: Evaluation) -> Mask | None:
+    """The threads that choose; all, where none falls into that half: then too few can judge anyway."""
+    threads = evaluation.threads
+    if threads is None:
+        return None
+    scored = threads.scored()
+    if not scored.any():
+        raise InputError("no val thread is left to score", where="eval_results", hint="evaluate on more mail")
+    half = scored & ~threads.gates
+    return half if half.any() else scored
 
 
-def _choose(candidates: Sequence[Candidate], threads: ValThreads, choosing: Mask, rules: Rules) -> list[Verdict]:
-    return choose(
-        candidates, threads, choosing, strategy=rules.strategy, weights=rules.weights, thresholds=rules.thresholds
+def _candidate(evaluation: Evaluation, one: Scored, rules: Rules, choosing: Mask | None) -> Candidate:
+    figures = evaluation.figures(one, choosing)
+    return Candidate(one, figures, metric_of(rules, figures).value)
+
+
+def _usable(evaluation: Evaluation, rules: Rules, choosing: Mask | None) -> tuple[Rules, tuple[str, ...]]:
+    """The rules without weights of what was not measured, and what is to be said of that."""
+    notes: list[str] = []
+    weights = dict(rules.weights)
+    if rules.strategy == "LowestLoss":
+        return rules, ()
+    if "recall" in weights:
+        notes.append(RECALL_IS_THE_SAME)
+    halves = [choosing] if evaluation.threads is None else [choosing, gate_threads(evaluation)]
+    every = [*evaluation.candidates, *([evaluation.baseline] if evaluation.baseline else [])]
+    for name in ("rag", "recall"):
+        if name in weights and not all(_is_measured(evaluation, one, name, half) for one in every for half in halves):
+            del weights[name]
+            where = "on both halves of the val threads" if evaluation.threads else "for every checkpoint"
+            notes.append(f"the weight of {name} falls out: it was not measured {where}")
+    if not weights:
+        raise ConfigError(
+            "nothing that the weights name was measured", where="weights", hint="give ppl a weight: it always is"
+        )
+    return replace(rules, weights=tuple(weights.items())), tuple(notes)
+
+
+def _is_measured(evaluation: Evaluation, one: Scored, name: str, half: Mask | None) -> bool:
+    if half is not None and not half.any():  # nothing is: what falls out is told by the other half
+        return True
+    figures = evaluation.figures(one, half)
+    return (figures.rag if name == "rag" else figures.recall) is not None
+
+
+def _by_points(draft: Decision, winner: Candidate, *, retrains: bool, is_gated: bool) -> Decision:
+    """Where nothing can be judged, or nothing is to be."""
+    name, gain, least = winner.scored.path, draft.improvement, draft.rules.improvement_threshold
+    if gain is not None and gain < least and retrains:
+        return _again(draft, gain)
+    if gain is not None and gain <= 0 and is_gated:
+        message = f"{name} is no better than what is in service ({gain:+.2%}, a point estimate)"
+        return replace(draft, reason="NotBetter", message=message)
+    shown = "" if gain is None else f", {gain:+.2%} against what was in service"
+    message = f"{name} is chosen by point estimates{shown}; nothing has judged it"
+    return replace(draft, outcome="Promote", reason="NotGated", message=message)
+
+
+def _again(draft: Decision, gain: float) -> Decision:
+    least = draft.rules.improvement_threshold
+    num = draft.evaluation.num_attempts
+    message = (
+        f"a gain of {gain:+.2%} is under the threshold of {least:.2%}: "
+        f"train again, attempt {num + 1} of {draft.rules.max_retrain_attempts + 1}"
     )
+    return replace(draft, outcome="Retrain", reason="SmallGain", message=message)
 
 
-def _judge(verdicts: list[Verdict], improvement: float, gain: Interval, guards: tuple[Guard, ...]) -> Decision:
-    said = f"{gain.estimate:+.2%}, interval {gain.low:+.2%} to {gain.high:+.2%} over {gain.num_threads} threads"
-    worse = [guard.name for guard in guards if guard.is_worse]
-    outcome: Outcome = "KeepIncumbent"
+def _gated(draft: Decision, winner: Candidate, baseline: Scored, *, retrains: bool) -> Decision:
+    evaluation, rules, name = draft.evaluation, draft.rules, winner.scored.path
+    half = gate_threads(evaluation)
+    num = metric_of(rules, evaluation.figures(baseline, half)).num_threads if half.any() else 0
+    if num >= rules.min_threads and retrains and (draft.improvement or 0.0) < rules.improvement_threshold:
+        return _again(draft, draft.improvement or 0.0)
+    if half.any():
+        draft = replace(draft, gate=judge(evaluation, winner.scored, baseline, rules))
+    if num < rules.min_threads:
+        what = "have something to say of its score" if num < half.sum() else "may judge"
+        message = f"{num} val threads {what}, and {rules.min_threads} are needed: the incumbent stays"
+        return replace(draft, reason="InsufficientEvidence", message=message)
+    assert draft.gate is not None
+    gain, worse = draft.gate.gain, draft.gate.worse
+    incumbent = "the incumbent" if evaluation.has_incumbent else "the bare base model"
+    shown = f"{gain.estimate:+.2%} ({gain.low:+.2%} to {gain.high:+.2%}, {gain.num_threads} threads)"
     if gain.low <= 0:
-        reason, message = "NotBetter", f"the gain is not beyond doubt: {said}"
-    elif worse:
-        reason, message = "GuardFailed", f"the gain is {said}, but it is worse in {' and '.join(worse)}"
-    else:
-        outcome, reason, message = "Promote", "BetterThanIncumbent", f"the gain is {said}"
-    return Decision(outcome, reason, message, verdicts, improvement, gain, guards)
+        message = f"{name} against {incumbent}: {shown}; that may be chance, so the incumbent stays"
+        return replace(draft, reason="NotBetter", message=message)
+    if worse:
+        message = f"{name} against {incumbent}: {shown}, but it is worse in {' and in '.join(worse)}"
+        return replace(draft, reason="GuardWorse", message=message)
+    message = f"{name} is better than {incumbent}: {shown}"
+    return replace(draft, outcome="Promote", reason="Better", message=message)
 
 
-def _guards(
-    winner: Sums, incumbent: Sums, threads: ValThreads, gating: Mask, *, confidence: float, window_idx: int
-) -> tuple[Guard, ...]:
-    old = gating & (threads.window_idx < window_idx)
-    parts = {"validation loss": gating, "validation loss on old weeks": old}
-    return tuple(
-        _guard(name, winner, incumbent, threads, part, confidence=confidence)
-        for name, part in parts.items()
-        if part.sum() >= 2
-    )
-
-
-def _guard(name: str, winner: Sums, incumbent: Sums, threads: ValThreads, part: Mask, *, confidence: float) -> Guard:
-    gain = difference(negative_loss(winner, threads, part), negative_loss(incumbent, threads, part), confidence)
-    low, high = gain.bounds
-    bounds = [None if high is None else -high, None if low is None else -low]
-    return Guard(name, -gain.estimate, bounds, gain.num_threads, gain.high < 0)
-
-
-def _too_few(num: int, rules: Rules) -> str:
-    return f"{num} val threads may judge, {rules.min_threads} are needed (gate.minThreads)"
-
-
-def _retrain(attempt: int) -> Json:
-    further = rung(attempt + 1)
+def as_json(decision: Decision) -> Json:
+    """A decision as decision.json has it."""
+    evaluation, gate, winner, again = decision.evaluation, decision.gate, decision.winner, decision.retrain
+    baseline = evaluation.baseline
+    retrain = {"learning_rate_factor": again.learning_rate_factor, "replay": "cap" if again.replay_at_cap else None}\
+        if again else None  # fmt: skip
     return {
-        "learning_rate_factor": further.learning_rate_factor,
-        "replay": "cap" if further.replay_at_cap else None,
+        "format": FORMAT,
+        "outcome": decision.outcome,
+        "reason": decision.reason,
+        "message": decision.message,
+        "window_idx": evaluation.window_idx,
+        "attempt": evaluation.num_attempts - 1,
+        "attempts": evaluation.num_attempts,
+        "winner": _adapter(winner.scored) | {"score": winner.score, "scores": _scores(winner)} if winner else None,
+        "incumbent": _adapter(baseline) if baseline and evaluation.has_incumbent else None,
+        "in_service": _adapter(baseline) if baseline else None,
+        "strategy": decision.rules.strategy,
+        "metric": metric_name(decision.rules),
+        "improvement": decision.improvement,
+        "delta": gate.gain.estimate if gate else None,
+        "interval": gate.gain.bounds if gate else None,
+        "confidence": gate.confidence if gate else decision.rules.confidence_after(evaluation.num_attempts),
+        "num_threads": gate.gain.num_threads if gate else 0,
+        "guards": [guard.said() for guard in gate.guards] if gate else [],
+        "candidates": [_verdict(one) for one in decision.verdicts],
+        "retrain": retrain,
+        "notes": list(decision.notes),
     }
+
+
+def metric_name(rules: Rules) -> str:
+    """What was maximised, in words."""
+    if rules.strategy == "LowestLoss":
+        return "minus val_loss"
+    names = {"ppl": " / val_perplexity", "rag": " * rag_accuracy", "recall": " * retrieval_recall"}
+    return " + ".join(f"{weight:g}{names[name]}" for name, weight in rules.weights)
+
+
+def _adapter(one: Scored) -> Json:
+    return {
+        "path": one.path,
+        "attempt": one.attempt,
+        "step": one.step,
+        "sha256": one.sha256,
+        "key": one.key,
+        "val_windows": one.entry.get("val_windows", []),
+    }
+
+
+def _scores(winner: Candidate) -> Json:
+    """Of the whole val set, as evaluate has them; a controller shows them."""
+    names = ("val_perplexity", "rag_accuracy_at_", "retrieval_recall_at_", "test_perplexity")
+    return {name: value for name, value in winner.scored.entry.items() if name.startswith(names)}
+
+
+def _verdict(one: Verdict) -> Json:
+    scored = one.candidate.scored
+    said = {"path": scored.path, "attempt": scored.attempt, "step": scored.step, "sha256": scored.sha256}
+    return said | {"score": one.candidate.score} | one.candidate.figures.said() | {"lost_because": one.lost_because}

@@ -106,7 +106,7 @@ class EvaluationSpec(CycleModel):
 WEIGHTS = ("ppl", "rag", "recall")
 """What the weighted strategy adds up: 1 / val_perplexity, RAG accuracy and retrieval recall."""
 
-_THRESHOLD = re.compile(r"^([a-z][a-z0-9_]*) *(<=|>=|<|>) *[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+_THRESHOLD = re.compile(r"^([a-z][a-z0-9_]*) *(<=|>=|<|>) *([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 _METRIC = re.compile(r"^(val_perplexity|val_loss|fluency|(rag_accuracy|retrieval_recall)_at_\d{1,4})$")
 
 
@@ -114,6 +114,30 @@ def _refuse_test_metric(name: str) -> None:
     """ValueError where a rule that chooses would look at the test set."""
     if "test" in name.split("_"):
         raise ValueError(f"{name} is a test metric: val chooses, test reports. Name a val metric")
+
+
+def check_weights(weights: dict[str, float]) -> None:
+    """ValueError for a weight that is not one of WEIGHTS, and where none is above 0."""
+    for name in weights:
+        _refuse_test_metric(name)
+        if name not in WEIGHTS:
+            raise ValueError(f"no weight is called {name!r}: there are {', '.join(WEIGHTS)}")
+    if not sum(weights.values()):
+        raise ValueError("at least one weight must be above 0")
+
+
+def parse_threshold(text: str) -> tuple[str, str, float]:
+    """Metric, comparison and limit of `val_perplexity <= 15`; ValueError for another form or an unknown metric."""
+    match = _THRESHOLD.match(text)
+    if not match:
+        raise ValueError(f"not a threshold: {text!r}. Write it as val_perplexity <= 15")
+    _refuse_test_metric(match[1])
+    if not _METRIC.match(match[1]):
+        raise ValueError(
+            f"no metric is called {match[1]!r}: there are val_perplexity, val_loss, fluency, "
+            "rag_accuracy_at_<k> and retrieval_recall_at_<k>"
+        )
+    return match[1], match[2], float(match[3])
 
 
 class SelectionSpec(CycleModel):
@@ -136,27 +160,14 @@ class SelectionSpec(CycleModel):
     @field_validator("weights")
     @classmethod
     def _known_weights(cls, weights: dict[str, float]) -> dict[str, float]:
-        for name in weights:
-            _refuse_test_metric(name)
-            if name not in WEIGHTS:
-                raise ValueError(f"no weight is called {name!r}: there are {', '.join(WEIGHTS)}")
-        if not sum(weights.values()):
-            raise ValueError("at least one weight must be above 0")
+        check_weights(weights)
         return weights
 
     @field_validator("thresholds")
     @classmethod
     def _known_thresholds(cls, thresholds: list[str]) -> list[str]:
         for threshold in thresholds:
-            match = _THRESHOLD.match(threshold)
-            if not match:
-                raise ValueError(f"not a threshold: {threshold!r}. Write it as val_perplexity <= 15")
-            _refuse_test_metric(match[1])
-            if not _METRIC.match(match[1]):
-                raise ValueError(
-                    f"no metric is called {match[1]!r}: there are val_perplexity, val_loss, fluency, "
-                    "rag_accuracy_at_<k> and retrieval_recall_at_<k>"
-                )
+            parse_threshold(threshold)
         return thresholds
 
 
