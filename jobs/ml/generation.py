@@ -33,7 +33,7 @@ def generate(
     answers = [""] * len(prompts)
     lengths = [len(prompt) + max_new_tokens for prompt in prompts]
     require_length(model, max(lengths, default=0))
-    with evaluating(model), torch.inference_mode(), quiet_libraries():
+    with evaluating(model), torch.no_grad(), quiet_libraries():
         for batch in token_batches(lengths, max_tokens):
             texts = _batch(causal_model(model), encoder, [prompts[index] for index in batch], max_new_tokens)
             for index, text in zip(batch, texts, strict=True):

@@ -30,7 +30,7 @@ def target_losses(model: Any, examples: Sequence[Example], *, max_tokens: int) -
     losses: list[NDArray[np.float64]] = [np.empty(0)] * len(examples)
     scored = [number for number, example in enumerate(examples) if example.num_targets]
     require_length(model, max((len(examples[number]) - 1 for number in scored), default=0))
-    with evaluating(model), torch.inference_mode():
+    with evaluating(model), torch.no_grad():
         for batch in token_batches([len(examples[number]) for number in scored], max_tokens):
             chosen = [examples[scored[index]] for index in batch]
             ends = np.cumsum([example.num_targets for example in chosen])
