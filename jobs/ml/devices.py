@@ -61,6 +61,7 @@ def make_deterministic(seed: int) -> None:
     """
     os.environ.setdefault(_CUBLAS, ":4096:8")
     torch.use_deterministic_algorithms(mode=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a second pass over every new tensor, for nothing
     torch.backends.cudnn.benchmark = False  # it chooses by the clock
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -17,6 +17,7 @@ from jobs.ml.devices import choose_device, make_deterministic
 from jobs.ml.encoding import Example
 from jobs.ml.loss import target_losses
 from jobs.ml.training.checkpoints import Checkpoints, TrainingState
+from jobs.ml.training.fast_lora import speed_up
 from jobs.ml.training.loss_model import LossModel
 from jobs.ml.training.settings import Hyperparameters
 from jobs.ml.training.steps import Step
@@ -71,6 +72,7 @@ def train_adapter(
         peft_model = _warm_start(model, base, adapter, list(val_examples) or list(examples.values()))
     else:
         peft_model = _fresh(model, adapter, settings.seed)
+    speed_up(peft_model)
     if adapter.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
