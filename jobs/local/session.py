@@ -69,10 +69,18 @@ class Session:
             self.say(f"{self._name}: spec.suspend is true: nothing is done until it is false")
             status = self._status()
             return status if status.has_ended else Status("Suspended", status.step, status.stages)
-        if self.again or not (status := self._status()).has_ended:
+        if self.again or not self._is_finished():
             return None
+        status = self._status()
         self.say(f"{self._name} has finished: {_ending(status)}. Nothing was done now; --again runs it once more")
         return status
+
+    def _is_finished(self) -> bool:
+        """Whether the cycle has ended and that is written down: a run that was killed in between does so."""
+        try:
+            return open_store(self.url, self._options, read_only=True).exists(finished_key(self._name))
+        except MissingInputError:
+            return False
 
     def _status(self) -> Status:
         """How the cycle stands, without touching the archive."""

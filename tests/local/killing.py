@@ -1,0 +1,95 @@
+"""Running a cycle in a process of its own that dies at a write of its choice."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jobs.contracts.artifacts import SPEED_KEY
+from jobs.contracts.cycle import RetrainCycle
+from jobs.contracts.folder_store import FolderStore
+from jobs.contracts.store import open_store
+from jobs.local.configs import Machine
+from jobs.local.session import Session
+
+fork = multiprocessing.get_context("fork")
+WRITES = ("put", "put_if_absent", "upload", "delete")
+PASSED_OVER = ("probe/", SPEED_KEY)
+"""Keys whose writes are not counted: the start-up probe's come in no fixed order, and a clock decides the others'."""
+
+Deadly = Callable[[int, str, str, Any], bool]
+"""Of a write: its number from 1, the method, the key and its argument; whether the process dies behind it."""
+
+
+def contents(url: str) -> dict[str, bytes]:
+    """All that an archive holds, but what a clock has written."""
+    store = open_store(url, read_only=True)
+    return {key: store.get(key) for key in store.list() if not key.startswith(PASSED_OVER)}
+
+
+def die_behind(number: int) -> Deadly:
+    """Die behind the so manieth write. To die before one is to die behind the one before it."""
+    return lambda count, _method, _key, _data: count == number
+
+
+def run_cycle(cycle: RetrainCycle, url: str, deadly: Deadly | None = None, **settings: Any) -> int:
+    """Run a cycle over a folder in a forked process; its exit code, -9 where it has died."""
+    child = fork.Process(target=_run, args=(cycle, url, deadly, settings))
+    child.start()
+    child.join(300)
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def _run(cycle: RetrainCycle, url: str, deadly: Deadly | None, settings: dict[str, Any]) -> None:
+    if deadly is not None:
+        die_at_writes(deadly)
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of this process
+    Session(cycle, url, lambda _line: None, Machine(workers=1, device="cpu")).run(**settings)
+
+
+def die_at_writes(deadly: Deadly) -> None:
+    """From now on this process kills itself behind the write that is deadly."""
+    count = 0
+
+    def watched(method: str) -> Callable[..., Any]:
+        write = getattr(FolderStore, method)
+
+        def call(self: FolderStore, key: str, *arguments: Any) -> Any:
+            nonlocal count
+            result = write(self, key, *arguments)
+            if not key.startswith(PASSED_OVER):
+                count += 1
+                if deadly(count, method, key, arguments[0] if arguments else None):
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    for method in WRITES:
+        setattr(FolderStore, method, watched(method))
+
+
+def num_writes(cycle: RetrainCycle, url: str, **settings: Any) -> list[str]:
+    """The writes of an undisturbed run, `method key` each."""
+    queue = fork.SimpleQueue()
+
+    def note(_number: int, method: str, key: str, _data: Any) -> bool:
+        queue.put(f"{method} {key}")
+        return False
+
+    written: list[str] = []
+    child = fork.Process(target=_run, args=(cycle, url, note, settings))
+    child.start()
+    while child.is_alive() or not queue.empty():
+        if not queue.empty():
+            written.append(queue.get())
+        else:
+            child.join(0.01)
+    assert child.exitcode == 0
+    return written
