@@ -116,10 +116,12 @@ def _usable(evaluation: Evaluation, rules: Rules, choosing: Mask | None) -> tupl
         return rules, ()
     if "recall" in weights:
         notes.append(RECALL_IS_THE_SAME)
-    halves = [choosing] if evaluation.threads is None else [choosing, gate_threads(evaluation)]
+    halves = [choosing]
+    if evaluation.threads is not None and (half := gate_threads(evaluation)).any():  # else nothing is judged anyway
+        halves.append(half)
     every = [*evaluation.candidates, *([evaluation.baseline] if evaluation.baseline else [])]
     for name in ("rag", "recall"):
-        if name in weights and not all(_is_measured(evaluation, one, name, half) for one in every for half in halves):
+        if name in weights and not all(evaluation.is_measured(one, name, half) for one in every for half in halves):
             del weights[name]
             where = "on both halves of the val threads" if evaluation.threads else "for every checkpoint"
             notes.append(f"the weight of {name} falls out: it was not measured {where}")
@@ -128,13 +130,6 @@ def _usable(evaluation: Evaluation, rules: Rules, choosing: Mask | None) -> tupl
             "nothing that the weights name was measured", where="weights", hint="give ppl a weight: it always is"
         )
     return replace(rules, weights=tuple(weights.items())), tuple(notes)
-
-
-def _is_measured(evaluation: Evaluation, one: Scored, name: str, half: Mask | None) -> bool:
-    if half is not None and not half.any():  # nothing is: what falls out is told by the other half
-        return True
-    figures = evaluation.figures(one, half)
-    return (figures.rag if name == "rag" else figures.recall) is not None
 
 
 def _by_points(draft: Decision, winner: Candidate, *, retrains: bool, is_gated: bool) -> Decision:

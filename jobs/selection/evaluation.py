@@ -86,6 +86,13 @@ class Evaluation:
         asked = one.rag is not None and questions.any()
         return Figures(loss, mean(one.rag[chosen], questions) if asked else None, recall, fluency)  # type: ignore[index]
 
+    def is_measured(self, one: Scored, name: str, chosen: Mask | None) -> bool:
+        """Whether an adapter's `rag` or `recall` is known on some threads."""
+        if name == "recall" or self.threads is None or chosen is None or one.loss is None:
+            column = f"rag_accuracy_at_{self.top_k}" if name == "rag" else f"retrieval_recall_at_{self.top_k}"
+            return self._number(one, column) is not None
+        return one.rag is not None and bool(self.threads.num_questions[chosen].any())
+
     def _number(self, one: Scored, name: str) -> float | None:
         value = one.entry.get(name)
         return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

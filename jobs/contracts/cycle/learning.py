@@ -176,8 +176,8 @@ class Gate(CycleModel):
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     """Of the interval that must lie above zero."""
-    min_threads: Annotated[int, Field(ge=2, le=100_000)] = 10
-    """With fewer val threads the evidence is insufficient and the incumbent stays."""
+    min_threads: Annotated[int, Field(ge=2, le=100_000)] = 15
+    """With fewer val threads in the half that judges, evidence is insufficient and the incumbent stays."""
 
 
 class PromotionSpec(CycleModel):

@@ -1,0 +1,213 @@
+"""promote: the winner comes into service, or what is there stays; either way the cycle's end is written down."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from jobs.contracts.artifacts import history_key
+from jobs.contracts.errors import ConfigError, InputError, IntegrityError, MissingInputError
+from jobs.contracts.records import Json
+from jobs.contracts.store import Store, store_folder
+from jobs.files import read_json, scratch_folder, write_json
+from jobs.items import COMPLETE, file_digest, verify
+from jobs.production import NO_ADAPTER, Production, move_link, promote, records, require_adapter
+from jobs.stages import Inputs, Outputs, how
+
+LINK = ".production"
+"""In a folder store: a link to what is in service. Its name begins with a dot, so it is no key of the store."""
+
+Outcome = Literal["Promoted", "NotPromoted", "AwaitingApproval"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of `promote`. What has been promoted is not undone by other ones."""
+
+    mode: Literal["Automatic", "Manual"] = how("Automatic")
+    approve: str | None = how(None)
+    """Digest of the candidate that a person has approved."""
+    after: str | None = how(None)
+    """Command line that runs when the adapter is in service."""
+    link: str | None = how(None)
+    """Link to what is in service; in a folder store `.production` unless said, elsewhere none."""
+
+
+def waits(result: Mapping[str, Any]) -> bool:
+    """Whether a run has ended without an end: a person has to approve."""
+    return result.get("outcome") == "AwaitingApproval"
+
+
+def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
+    """Do what the decision says. `checkpoints` is the folder that plain files' checkpoints lie in.
+
+    Raises ConfigError where the cycle is to train again, another digest is approved, or something else has come
+    into service meanwhile; MissingInputError and IntegrityError where the adapter is gone or damaged.
+    """
+    path = inputs.one("decision")
+    decision = _decision(path)
+    if decision["outcome"] == "KeepIncumbent":
+        result = _result("NotPromoted", decision["message"], decision)
+    else:
+        place = _files_adapter(decision, inputs) if inputs.archive is None else None
+        sha256 = str(decision["winner"].get("sha256") or (place and file_digest(_weights(place))) or "")
+        if not _is_approved(config, inputs, sha256):
+            message = f"{decision['winner']['path']} waits to be approved: --approve {sha256}, or promotion.approve"
+            return _result("AwaitingApproval", message, decision) | {"sha256": sha256}
+        result = _result("Promoted", decision["message"], decision) | {"sha256": sha256}
+        if place is not None:
+            move_link(_link_of_files(config, place), place)
+            _after(config, result, {"ADAPTER": str(place.absolute()), "ADAPTER_SHA256": sha256})
+    if inputs.archive is not None:
+        _in_store(config, inputs.archive.store, inputs.cycle, decision, result)
+    write_json(outputs["production"], {name: value for name, value in result.items() if name != "after_exit_code"})
+    return result
+
+
+def _decision(path: Path) -> Json:
+    decision = read_json(path)
+    outcome = decision.get("outcome") if isinstance(decision, dict) else None
+    if outcome == "Retrain":
+        raise ConfigError(
+            "the decision is to train again: there is nothing to promote yet",
+            where=str(path),
+            hint="run the next attempt from sample on, then select again",
+        )
+    if outcome not in ("Promote", "KeepIncumbent") or (outcome == "Promote" and not decision.get("winner")):
+        raise InputError("not a decision: select writes one", where=str(path))
+    return dict(decision)
+
+
+def _result(outcome: Outcome, message: str, decision: Json) -> Json:
+    names = ("reason", "delta", "interval", "window_idx")
+    return {"outcome": outcome, "message": message} | {name: decision.get(name) for name in names}
+
+
+def _is_approved(config: Config, inputs: Inputs, sha256: str) -> bool:
+    """Whether the winner may be promoted; ConfigError where a person has approved another."""
+    if inputs.archive is not None and _promoted_by(inputs.archive.store, inputs.cycle):
+        return True
+    if config.approve is not None and config.approve != sha256:
+        hint = "approve the candidate by its own digest, or leave it out of service"
+        raise ConfigError(f"{config.approve} is approved, but the candidate is {sha256}", where="approve", hint=hint)
+    return config.mode == "Automatic" or config.approve is not None
+
+
+def _promoted_by(store: Store, cycle: str) -> Production | None:
+    return next((one for one in records(store) if one.action == "promote" and one.cycle == cycle), None)
+
+
+def _in_store(config: Config, store: Store, cycle: str, decision: Json, result: Json) -> None:
+    """Record what is in service, and how the cycle has ended."""
+    incumbent = (decision.get("incumbent") or {}).get("sha256") or NO_ADAPTER
+    if result["outcome"] == "Promoted":
+        record: Production | None = _promote(store, cycle, decision, incumbent)
+        in_service = decision["winner"]
+    else:
+        record = next((one for one in reversed(list(records(store))) if one.sha256 == incumbent), None)
+        in_service = decision.get("in_service") or {}
+    result["adapter"] = record.adapter if record else None
+    result["sha256"] = record.sha256 if record else NO_ADAPTER
+    result["seq"] = record.seq if record else 0
+    _write_history(store, cycle, decision, result, in_service.get("val_windows", []))
+    if result["outcome"] == "Promoted" and record is not None and record == list(records(store))[-1]:
+        point_to(Path(config.link) if config.link else None, store, record)
+        facts = {"CYCLE": cycle, "STORE": store.url, "SEQ": str(record.seq), "WINDOW_IDX": str(record.window_idx)}
+        adapter = _adapter_place(store, record)
+        _after(config, result, {"ADAPTER": adapter, "ADAPTER_SHA256": record.sha256} | facts)
+
+
+def _promote(store: Store, cycle: str, decision: Json, incumbent: str) -> Production:
+    winner = decision["winner"]
+    if not winner.get("key") or not winner.get("sha256"):
+        raise InputError(
+            "the decision does not say where in the store its winner lies, and its digest", where="decision"
+        )
+    if (before := _promoted_by(store, cycle)) and before.sha256 == winner["sha256"]:
+        return before
+    with scratch_folder("refrain-promote-") as scratch:
+        folder = require_adapter(store, winner["key"], scratch)
+        _require_digest(folder, winner["sha256"], f"{store.url}/{winner['key']}")
+    said = {name: decision.get(name) for name in ("reason", "delta", "interval", "message")}
+    window_idx = -1 if decision.get("window_idx") is None else decision["window_idx"]
+    promotion = Production(0, "promote", cycle, winner["key"], winner["sha256"], window_idx, said)
+    return promote(store, promotion, incumbent)
+
+
+def _require_digest(folder: Path, sha256: str, where: str) -> None:
+    """IntegrityError where the adapter's digest is another; without its library, those of its files must do."""
+    if find_spec("safetensors") is None or not (folder / "refrain.json").is_file():
+        return
+    from jobs.ml.adapter_files import adapter_digest
+
+    if (found := adapter_digest(folder)) != sha256:
+        raise IntegrityError(f"its digest is {found[:16]}…, evaluate saw {sha256[:16]}…", where=where)
+
+
+def _write_history(store: Store, cycle: str, decision: Json, result: Json, val_windows: Any) -> None:
+    names = ("window_idx", "outcome", "reason", "delta", "interval", "adapter", "sha256")
+    history = {"cycle": cycle} | {name: result.get(name) for name in names} | {"val_windows": val_windows}
+    window_idx = max(0, decision.get("window_idx") or 0)
+    store.put(history_key(window_idx, cycle), orjson.dumps(history, option=orjson.OPT_INDENT_2))
+
+
+def point_to(link: Path | None, store: Store, record: Production) -> None:
+    """Move the local link to what a record puts into service; only a store in a folder has one."""
+    folder = store_folder(store.url)
+    if folder is None:
+        if link is not None:
+            raise ConfigError("a link needs an archive in a folder", where="--link", hint="see `refrain export`")
+        return
+    move_link(link or folder / LINK, folder / record.adapter if record.adapter else None)
+
+
+def _adapter_place(store: Store, record: Production) -> str:
+    folder = store_folder(store.url)
+    return str(folder / str(record.adapter)) if folder else f"{store.url}/{record.adapter}"
+
+
+def _files_adapter(decision: Json, inputs: Inputs) -> Path:
+    """The winner among plain files, checked."""
+    path = Path(decision["winner"]["path"])
+    folders = [*inputs.paths.get("checkpoints", []), inputs.one("decision").parent, Path()]
+    names = [path, Path(path.name)]
+    found = next((folder / name for folder in folders for name in names if (folder / name).exists()), None)
+    if found is None:
+        hint = "name the folder that it lies in with --checkpoints-dir"
+        raise MissingInputError(f"the winner {path} is not there (any more)", where=str(folders[0]), hint=hint)
+    if (found / COMPLETE).is_file():
+        verify(found)
+    elif not _weights(found).is_file():
+        raise MissingInputError("no adapter: there is no adapter_model.safetensors", where=str(found))
+    if (sha256 := decision["winner"].get("sha256")) and found.is_dir():
+        _require_digest(found, sha256, str(found))
+    return found
+
+
+def _weights(adapter: Path) -> Path:
+    """An adapter's weights: a folder's, or the flat file itself."""
+    return adapter / "adapter_model.safetensors" if adapter.is_dir() else adapter
+
+
+def _link_of_files(config: Config, adapter: Path) -> Path:
+    return Path(config.link) if config.link else adapter.parent / "production"
+
+
+def _after(config: Config, result: Json, facts: Mapping[str, str]) -> None:
+    """Run the command; where it fails the promotion stands, for the adapter is in service, and that is told."""
+    if config.after is None:
+        return
+    environment = os.environ | {f"REFRAIN_{name}": value for name, value in facts.items()}
+    done = subprocess.run(["/bin/sh", "-c", config.after], env=environment, check=False, stdout=sys.stderr)  # noqa: S603
+    result["after_exit_code"] = done.returncode
+    if done.returncode:
+        said = f"the command behind the promotion ended with exit code {done.returncode}; the promotion stands"
+        result["notes"] = [said]
