@@ -51,7 +51,8 @@ def pattern(expected: list[str]) -> str:
 def test_the_commands_of_a_page_do_what_it_says(page, tmp_path):
     found = steps(page)
     assert len(found) >= (10 if page.name == "README.md" else 3)
-    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    for name in ("examples", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
     script = tmp_path / "readme.sh"
     lines = ["set -eu", "exec 2>&1"]
     for number, step in enumerate(found):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from local.tokenizer import write_tokenizer
 from splitting import mail
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from jobs.contracts.cycle import RetrainCycle
 from jobs.local.places import located
@@ -41,17 +41,6 @@ def write_cycle(path: Path, name: str = "w1", **changes: Any) -> Path:
     """A cycle's file."""
     path.write_text(yaml.safe_dump(document(name, spec_of(**changes))))
     return path
-
-
-def write_tokenizer(folder: Path) -> Path:
-    """A folder with a byte-level tokenizer and nothing else: what the data half needs of a base model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 def write_mbox(path: Path, *, weeks: tuple[str, ...] = WEEKS[:1], num_mails: int = 12) -> Path:
