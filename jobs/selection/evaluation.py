@@ -129,6 +129,8 @@ def read_evaluations(documents: Sequence[tuple[Json, str]]) -> Evaluation:
             raise InputError(f"its val threads are not those of {first.where}", where=other.where, hint=hint)
     threads = first.threads()
     candidates = tuple(one for document in parsed for one in document.candidates(threads))
+    if not candidates:
+        raise InputError("no checkpoints to choose from", where=first.where, hint="run train and evaluate first")
     entry = first.value.get("incumbent") or first.value.get("base")
     baseline = first.scored(entry, "the bare base model", threads) if entry else None
     notes = () if threads else (UNGATED,)
@@ -156,8 +158,6 @@ class _Document:
         checkpoints = self.value.get("checkpoints") if isinstance(self.value, dict) else None
         if not isinstance(checkpoints, list):
             raise InputError("not scores of checkpoints: it has no list of `checkpoints`", where=self.where)
-        if not checkpoints:
-            raise InputError("no checkpoints to choose from", where=self.where, hint="run train and evaluate first")
 
     def val(self) -> Any:
         """What it says of the val threads; nothing in the original's shape."""
