@@ -204,22 +204,25 @@ def history_table(store: Store) -> Iterator[str]:
     for key in store.list("history/"):
         ended = _record(store.get(key))
         if ended.get("outcome") != "Promoted" and ended.get("cycle") not in promoted:
-            row = _row(
-                "", "kept out", ended.get("cycle"), ended.get("window_idx"), ended.get("delta"), ended.get("reason")
-            )
-            place = next((n for n, one in enumerate(rows) if int(one[3] or -1) > int(row[3] or -1)), len(rows))
+            first = ("", "kept out", ended.get("cycle"), ended.get("window_idx"))
+            row = _row(first, ended.get("delta"), ended.get("reason"))
+            place = next((n for n, one in enumerate(rows) if _window(one) > _window(row)), len(rows))
             rows.insert(place, row)
     widths = [max(len(row[column]) for row in [_HEADS, *rows]) for column in range(len(_HEADS))]
     for row in [_HEADS, *rows]:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
+def _window(row: tuple[str, ...]) -> int:
+    return int(row[3]) if row[3].isdecimal() and row[1] != "rollback" else -1
+
+
 def _row_of(record: Production) -> tuple[str, ...]:
     window = record.window_idx if record.adapter else None
     digest = record.sha256[:16] if record.adapter else "the bare base model"
-    return _row(record.seq, record.action, record.cycle, window, record.decision.get("delta"), digest)
+    return _row((record.seq, record.action, record.cycle, window), record.decision.get("delta"), digest)
 
 
-def _row(seq: object, action: str, cycle: object, window: object, delta: object, last: object) -> tuple[str, ...]:
+def _row(first: tuple[object, ...], delta: object, last: object) -> tuple[str, ...]:
     shown = f"{delta:+.2%}" if isinstance(delta, float) else "-"
-    return (str(seq), action, str(cycle or "-"), "" if window is None else str(window), shown, str(last or "-"))
+    return (*("-" if one is None else str(one) for one in first), shown, str(last or "-"))

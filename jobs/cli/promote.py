@@ -73,6 +73,7 @@ def command(
     rollback: bool,
     to: int | None,
     history: bool,
+    link: Path | None,
     **settings: Any,
 ) -> None:
     """Put the winner into service, where select has decided so; else say why the incumbent stays.
@@ -88,7 +89,7 @@ def command(
     from jobs.stages.promote import Config
 
     _require_sense(rollback=rollback, to=to, history=history, store=store)
-    config = Config(**{name: str(value) if isinstance(value, Path) else value for name, value in settings.items()})
+    config = Config(link=str(link) if link else None, **settings)
     if options.is_store_alone(store, "decision", "checkpoint_dir", "output"):
         url = store or ""
         if history:
@@ -145,14 +146,15 @@ def _tell(result: dict[str, Any]) -> None:
 def _roll_back(store: Store, to: int | None, config: Config) -> None:
     from jobs.files import scratch_folder
     from jobs.production import records, require_adapter, roll_back, rollback_target
-    from jobs.stages.promote import point_to
+    from jobs.stages.promote import serve
 
     target = rollback_target(list(records(store)), to)
     if target.adapter is not None:
         with scratch_folder("refrain-promote-") as scratch:
             require_adapter(store, target.adapter, scratch)
     record, is_new = roll_back(store, target)
-    point_to(Path(config.link) if config.link else None, store, record)
+    for note in serve(config, store, record).get("notes", ()):
+        _say(f"refrain: note: {note}")
     what = f"the adapter of cycle {record.cycle} ({record.sha256[:12]}…)" if record.adapter else "the bare base model"
     _say(f"promote: {what} is in service {f'(record {record.seq})' if is_new else 'already'}")
 

@@ -113,7 +113,7 @@ def _decided(config: Config, files: Files, say: Say) -> Json:
 
 
 def _baseline(earlier: Json, *, goes_on: bool, config: Config) -> float | None:
-    """The score of the last selection's winner by the same rule, for results that know nothing of what is in service."""
+    """The score of the last selection's winner by the same rule: for results that know no incumbent."""
     if goes_on:
         score = earlier.get("baseline_score")
     else:

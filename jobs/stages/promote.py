@@ -65,10 +65,11 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
         result = _result("Promoted", decision["message"], decision) | {"sha256": sha256}
         if place is not None:
             move_link(_link_of_files(config, place), place)
-            _after(config, result, {"ADAPTER": str(place.absolute()), "ADAPTER_SHA256": sha256})
+            result |= _after(config, {"ADAPTER": str(place.absolute()), "ADAPTER_SHA256": sha256})
     if inputs.archive is not None:
         _in_store(config, inputs.archive.store, inputs.cycle, decision, result)
-    write_json(outputs["production"], {name: value for name, value in result.items() if name != "after_exit_code"})
+    told = ("after_exit_code", "notes")  # of this run, not of what is in service
+    write_json(outputs["production"], {name: value for name, value in result.items() if name not in told})
     return result
 
 
@@ -119,10 +120,7 @@ def _in_store(config: Config, store: Store, cycle: str, decision: Json, result: 
     result["seq"] = record.seq if record else 0
     _write_history(store, cycle, decision, result, in_service.get("val_windows", []))
     if result["outcome"] == "Promoted" and record is not None and record == list(records(store))[-1]:
-        point_to(Path(config.link) if config.link else None, store, record)
-        facts = {"CYCLE": cycle, "STORE": store.url, "SEQ": str(record.seq), "WINDOW_IDX": str(record.window_idx)}
-        adapter = _adapter_place(store, record)
-        _after(config, result, {"ADAPTER": adapter, "ADAPTER_SHA256": record.sha256} | facts)
+        result |= serve(config, store, record)
 
 
 def _promote(store: Store, cycle: str, decision: Json, incumbent: str) -> Production:
@@ -159,19 +157,20 @@ def _write_history(store: Store, cycle: str, decision: Json, result: Json, val_w
     store.put(history_key(window_idx, cycle), orjson.dumps(history, option=orjson.OPT_INDENT_2))
 
 
-def point_to(link: Path | None, store: Store, record: Production) -> None:
-    """Move the local link to what a record puts into service; only a store in a folder has one."""
+def serve(config: Config, store: Store, record: Production) -> Json:
+    """Let this machine know what is in service now: the link of a store in a folder, and the user's command."""
     folder = store_folder(store.url)
-    if folder is None:
-        if link is not None:
-            raise ConfigError("a link needs an archive in a folder", where="--link", hint="see `refrain export`")
-        return
-    move_link(link or folder / LINK, folder / record.adapter if record.adapter else None)
-
-
-def _adapter_place(store: Store, record: Production) -> str:
-    folder = store_folder(store.url)
-    return str(folder / str(record.adapter)) if folder else f"{store.url}/{record.adapter}"
+    if folder is not None:
+        move_link(
+            Path(config.link) if config.link else folder / LINK, folder / record.adapter if record.adapter else None
+        )
+    elif config.link is not None:
+        raise ConfigError("a link needs an archive in a folder", where="--link", hint="see `refrain export`")
+    adapter = (
+        "" if record.adapter is None else str(folder / record.adapter) if folder else f"{store.url}/{record.adapter}"
+    )
+    facts = {"CYCLE": record.cycle, "STORE": store.url, "SEQ": str(record.seq), "WINDOW_IDX": str(record.window_idx)}
+    return _after(config, {"ADAPTER": adapter, "ADAPTER_SHA256": record.sha256} | facts)
 
 
 def _files_adapter(decision: Json, inputs: Inputs) -> Path:
@@ -201,13 +200,13 @@ def _link_of_files(config: Config, adapter: Path) -> Path:
     return Path(config.link) if config.link else adapter.parent / "production"
 
 
-def _after(config: Config, result: Json, facts: Mapping[str, str]) -> None:
+def _after(config: Config, facts: Mapping[str, str]) -> Json:
     """Run the command; where it fails the promotion stands, for the adapter is in service, and that is told."""
     if config.after is None:
-        return
+        return {}
     environment = os.environ | {f"REFRAIN_{name}": value for name, value in facts.items()}
     done = subprocess.run(["/bin/sh", "-c", config.after], env=environment, check=False, stdout=sys.stderr)  # noqa: S603
-    result["after_exit_code"] = done.returncode
-    if done.returncode:
-        said = f"the command behind the promotion ended with exit code {done.returncode}; the promotion stands"
-        result["notes"] = [said]
+    if not done.returncode:
+        return {"after_exit_code": 0}
+    said = f"the command behind the promotion ended with exit code {done.returncode}; the promotion stands"
+    return {"after_exit_code": done.returncode, "notes": [said]}
