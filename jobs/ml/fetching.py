@@ -17,7 +17,7 @@ from jobs.contracts.records import Json, short_digest
 from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.files import output_error
 from jobs.items import COMPLETE, file_digest, seal, verify
-from jobs.ml.model_files import require_safe, wanted
+from jobs.ml.model_files import CONFIG, require_safe, wanted
 from jobs.ml.quiet import quiet_libraries
 
 _BLOCK_BYTES = 1 << 20
@@ -38,20 +38,25 @@ def from_hub(
     endpoint = os.environ.get("HF_ENDPOINT") or None
     with _hub(name), quiet_libraries():
         if constants.is_offline_mode():
-            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-            return folder, folder.name
+            return _fetched_before(name, revision)
         try:
             info = HfApi(endpoint=endpoint).model_info(name, revision=revision)
         except Exception as error:
             if not _is_unreachable(error):
                 raise
-            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-            return folder, folder.name
-        names = [one.rfilename for one in info.siblings or ()]
-        commit = str(info.sha)
-        files = (choose or _of_base_model)(names, name)
-        folder = Path(snapshot_download(name, revision=commit, allow_patterns=files, endpoint=endpoint))
-        return folder, commit
+            return _fetched_before(name, revision)
+        files = (choose or _of_base_model)([one.rfilename for one in info.siblings or ()], name)
+        # By the name that was asked for, so that its commit is known without a network another time.
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=files, endpoint=endpoint))
+        return folder, folder.name
+
+
+def _fetched_before(name: str, revision: str | None) -> tuple[Path, str]:
+    """What the cache has; whether it is all that is wanted is for the caller to see, for here nobody knows."""
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(name, revision=revision, local_files_only=True, allow_patterns=[CONFIG]))
+    return folder, folder.name
 
 
 def _of_base_model(names: list[str], where: str) -> list[str]:
