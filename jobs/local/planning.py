@@ -28,7 +28,7 @@ from jobs.local.estimates import checkpoint_bytes, num_checkpoints, training_mem
 from jobs.local.overlay_store import OverlayStore
 from jobs.local.places import reach
 from jobs.local.running import CycleRun
-from jobs.local.speed import read_speeds
+from jobs.local.speed import tokens_per_second as measured
 from jobs.local.status import Status, read_status
 from jobs.ml.training.steps import plan_steps
 
@@ -84,8 +84,7 @@ def plan_cycle(
         if would_be.state == "Skipped":
             plan.message = f"it would be skipped: {would_be.message}"
             return plan
-        speed = tokens_per_second or read_speeds(store).get("train", {}).get("tokens_per_second")
-        _tell_training(plan, run.cycle, store, options, speed)
+        _tell_training(plan, run.cycle, store, options, tokens_per_second or measured(store))
     return plan
 
 

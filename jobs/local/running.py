@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from jobs.assignments.archive import Archive
+from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.records import Json
 from jobs.contracts.stages import STAGES
@@ -66,6 +67,7 @@ class CycleRun:
         self.check()
         self.current = step
         self.cycle = pinned(self.cycle, self.archive.store)
+        is_begun = step.stage == "train" and self._has_checkpoints(step)
         started = time.monotonic()
         result = run_in_archive(
             step.stage,
@@ -77,10 +79,24 @@ class CycleRun:
             once=True,
         )
         done = Done(step, result, time.monotonic() - started, bool(result.pop(FINISHED_BEFORE, False)))
-        if not done.had_finished:
-            note_speed(self.archive.store, step.stage, result, done.seconds)
+        if step.stage == "train" and not (done.had_finished or is_begun):
+            accumulation = self.cycle.spec.training.gradient_accumulation
+            name = self.cycle.metadata.name
+            note_speed(
+                self.archive.store,
+                name,
+                step.attempt,
+                trained=result,
+                seconds=done.seconds,
+                accumulation=accumulation,
+            )
         self.tell(done)
         return result
+
+    def _has_checkpoints(self, step: Step) -> bool:
+        """Whether a run before this one has trained a part already."""
+        prefix = artifact_key(self.cycle.metadata.name, step.stage, "checkpoints", step.attempt)
+        return any(True for _ in self.archive.store.list(f"{prefix}/"))
 
 
 def end(store: Store, cycle: str) -> Status:

@@ -1,31 +1,35 @@
-"""How fast stages were, as measured here: the next cycle's plan is reckoned from it. No artifact."""
+"""How fast training was, as measured here: the next cycle's plan is reckoned from it. No artifact."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import orjson
 
 from jobs.contracts.artifacts import SPEED_KEY
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store
+from jobs.runner import read_marker
 
-_TOKENS = {"train": "num_tokens", "evaluate": "num_tokens"}
-"""What a stage's result calls the tokens that went through the model."""
 _LEAST_SECONDS = 0.001
 
 
-def note_speed(store: Store, stage: str, result: Json, seconds: float) -> None:
-    """Keep how many tokens a second a stage has just done; nothing for stages whose work is not tokens."""
-    num_tokens = result.get(_TOKENS.get(stage, ""))
-    if not isinstance(num_tokens, int) or not num_tokens:
+def note_speed(store: Store, cycle: str, attempt: int, *, trained: Json, seconds: float, accumulation: int) -> None:
+    """Keep how many tokens a second a training has done that ran from its start to its end; loading counts too.
+
+    `trained` is the stage's result. Where it ended early, so many tokens as its steps are of the schedule's.
+    """
+    marker = read_marker(store, "sample", cycle, attempt)
+    if marker is None:
         return
-    speeds: dict[str, Any] = read_speeds(store)
-    speeds[stage] = {"tokens_per_second": round(num_tokens / max(seconds, _LEAST_SECONDS), 1)}
-    store.put(SPEED_KEY, orjson.dumps(speeds, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+    sampled = marker["result"]
+    share = min(1.0, trained["num_steps"] * accumulation / max(1, sampled["num_batches"]))
+    num_tokens = share * (sampled["num_new_tokens"] + sampled["num_replay_tokens"])
+    speed = {"train": {"tokens_per_second": round(num_tokens / max(seconds, _LEAST_SECONDS), 1)}}
+    store.put(SPEED_KEY, orjson.dumps(speed, option=orjson.OPT_INDENT_2))
 
 
-def read_speeds(store: Store) -> dict[str, Any]:
-    """By stage, what was last measured."""
-    speeds: dict[str, Any] = orjson.loads(store.get(SPEED_KEY)) if store.exists(SPEED_KEY) else {}
-    return speeds
+def tokens_per_second(store: Store) -> float | None:
+    """How fast the archive's last training was; None where none has been measured."""
+    if not store.exists(SPEED_KEY):
+        return None
+    speed: float = orjson.loads(store.get(SPEED_KEY))["train"]["tokens_per_second"]
+    return speed

@@ -70,12 +70,15 @@ def read_status(store: Store, cycle: str) -> Status:
     while status.step is not None:
         step = status.step
         marker = read_marker(store, step.stage, cycle, step.attempt if step.stage != STAGES[-1].name else 0)
-        if marker is None or is_waiting(step, marker["result"]):
+        if marker is None:
             break
+        status.message = _message(step, marker)
+        if is_waiting(step, marker["result"]):
+            status.state = "AwaitingApproval"
+            return status
         entry = {"name": step.stage, "state": "Succeeded", "attempt": step.attempt, "result": marker["result"]}
         status.stages.append(entry)
         status.step = next_step(step, marker["result"])
-        status.message = _message(step, marker)
     status.state = _state(status)
     return status
 
