@@ -49,6 +49,14 @@ class Items(Protocol):
         """Remove an item, its marker first."""
         ...
 
+    def drop_state(self, name: str) -> None:
+        """Remove what of a complete item only the stage itself needs (`training_state/`)."""
+        ...
+
+    def clean(self, kind: str) -> None:
+        """Remove what was left of items called `<kind>_<number>` that never became complete."""
+        ...
+
 
 class LocalItems:
     """See `Items`: on this machine alone."""
@@ -72,6 +80,16 @@ class LocalItems:
         """See `Items`."""
         (self.folder / name / COMPLETE).unlink(missing_ok=True)
         shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def drop_state(self, name: str) -> None:
+        """See `Items`."""
+        shutil.rmtree(self.folder / name / STATE, ignore_errors=True)
+
+    def clean(self, kind: str) -> None:
+        """See `Items`."""
+        for path in self.folder.glob(f"{kind}_*"):
+            if _is_item(path.name, kind) and path.is_dir() and not (path / COMPLETE).is_file():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class StoreItems:
@@ -122,9 +140,25 @@ class StoreItems:
     def delete(self, name: str) -> None:
         """See `Items`."""
         self._store.delete(f"{self._prefix}/{name}/{COMPLETE}")
-        for key in list(self._store.list(f"{self._prefix}/{name}/")):
-            self._store.delete(key)
+        self._delete(f"{name}/")
         shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def drop_state(self, name: str) -> None:
+        """See `Items`; nor is a copy kept on this machine."""
+        self._delete(f"{name}/{STATE}/")
+        shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def clean(self, kind: str) -> None:
+        """See `Items`."""
+        keys = self._store.list(f"{self._prefix}/{kind}_")
+        found = {key.removeprefix(f"{self._prefix}/").partition("/")[0] for key in keys}
+        for name in sorted(found.difference(self.names())):
+            if _is_item(name, kind):
+                self._delete(f"{name}/")
+
+    def _delete(self, prefix: str) -> None:
+        for key in list(self._store.list(f"{self._prefix}/{prefix}")):
+            self._store.delete(key)
 
 
 def seal(folder: Path) -> Path:
@@ -168,6 +202,10 @@ def file_digest(path: Path) -> str:
 
 def _damaged(where: str) -> IntegrityError:
     return IntegrityError("it is not what was written: its digest differs", where=where, hint="write it again")
+
+
+def _is_item(name: str, kind: str) -> bool:
+    return name.removeprefix(f"{kind}_").isdecimal()
 
 
 def _order(name: str) -> tuple[list[int], str]:

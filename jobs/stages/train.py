@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import signal
-from collections import Counter
-from collections.abc import Iterator
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,18 +16,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from jobs.contracts.artifacts import BASE_KEY
-from jobs.contracts.errors import ConfigError, UsageError
-from jobs.contracts.records import Chunk, Json, short_digest
+from jobs.contracts.errors import ConfigError, InputError, UsageError
+from jobs.contracts.records import SPLITS, Chunk, Json, short_digest
 from jobs.corpus import open_corpus
 from jobs.files import read_json, scratch_folder, write_json
-from jobs.items import file_digest
 from jobs.replay.checks import checked
-from jobs.replay.sources import open_source
-from jobs.replay.table import ChunkTable
+from jobs.replay.reading import read_chunks
+from jobs.replay.sources import ChunkSource, open_source
+from jobs.replay.table import UNKNOWN, ChunkTable, code_of
+from jobs.replay.train_shard import shard_date, sources_of, write_train_shard
 from jobs.stages import Inputs, Outputs, how, settings_of
 
 if TYPE_CHECKING:
     from jobs.ml.base_model import Base
+    from jobs.ml.training.data import TrainingData
+    from jobs.ml.training.run import Outcome, Run
+    from jobs.ml.training.steps import Step
 
 
 @dataclass(frozen=True)
@@ -33,30 +39,54 @@ class Config:
     """Settings of `train`. The number of epochs and the batches are the schedule's."""
 
     base: str
+    """A name on the hub, a folder, or a model in a store."""
     revision: str | None = None
+    """Its commit on the hub."""
     start_from: Literal["Incumbent", "Base"] = "Incumbent"
+    """Train the adapter in service further, where there is one; or a fresh one."""
     rank: int = 16
     alpha: float = 32
+    """The update is multiplied by alpha / rank."""
     dropout: float = 0.05
+    """On the adapter's input."""
     target_modules: str = "all-linear"
+    """all-linear, or names of modules with commas between them."""
     learning_rate: float = 2e-4
+    """The peak."""
     learning_rate_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """How it falls behind the warm-up; both begin anew in each cycle."""
     warmup_ratio: float = 0.03
+    """Share of the steps in which it rises."""
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     gradient_accumulation: int = 1
+    """Batches of the schedule in one step."""
     gradient_checkpointing: bool = False
+    """Compute activations twice to save memory."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Of activations and frozen weights; the adapter is always trained in fp32."""
     quantization: Literal["4bit"] | None = None
     save_steps: int = 500
     patience: int | None = None
+    """Evaluations in a row without improvement, until training ends; None: to the end of the schedule."""
     min_delta: float = 0.001
+    """Fall of the val loss, in nats per token, that counts as improvement."""
     seed: int = 42
+    """The attempt is added to it."""
     micro_batch_tokens: int | None = how(None)
+    """Tokens, padding included, that go through the model at once; None: a whole batch."""
     report_to: tuple[str, ...] = how(())
+    """tensorboard, mlflow, wandb."""
     progress_port: int | None = how(None)
     device: str | None = how(None)
     processes: int = how(1)
+    """On this machine, where no launcher such as torchrun says how many there are."""
+    shard_model: bool = how(default=False)
+    """Cut the model over the processes instead of giving each a copy."""
+    shard_date: str | None = how(None)
+    """In the name of an archived train set; None: that of its newest mail."""
+    tells: bool = how(default=True)
+    """Whether it says on standard error where it goes on from and where its progress is served."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:
@@ -64,160 +94,251 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:
 
     Raises InputError for a schedule that names a chunk of val or test, or one that the log does not hold;
     ConfigError for another base model than the archive's; StoppedError after a SIGTERM, once it has saved.
+    See `jobs.ml.training.run.train_adapter` for the rest.
     """
     from jobs.ml.base_model import find_base, load_encoder
-    from jobs.ml.training.run import Adapter, train_adapter
-    from jobs.ml.training.settings import Hyperparameters
+    from jobs.ml.training.data import TrainingData
     from jobs.ml.training.steps import plan_steps
 
     path = inputs.one("schedule")
-    steps = plan_steps(read_json(path), config.gradient_accumulation, str(path))
-    _require_train_chunks(steps, inputs, path)
-    base = find_base(config.base, config.revision)
-    _fix_base(base, inputs)
+    schedule = read_json(path)
+    steps = plan_steps(schedule, config.gradient_accumulation, str(path))
+    source = _source(inputs)
+    _require_train_chunks(steps, source, path, inputs)
+    masks = _eval_masks(inputs, source)
+    base = find_base(config.base, config.revision or _settled_revision(config, inputs))
+    notes = _fix_base(base, inputs)
     encoder = load_encoder(base)
     corpus = open_corpus(inputs.paths, inputs.archive)
-    counts = Counter(chunk_id for step in steps for chunk_id in step.chunk_ids)
-    chunks = list(corpus.chunks(counts))
-    examples = {chunk.chunk_id: encoder.example(chunk, stops=True) for chunk in chunks}
-    masks = _eval_masks(inputs)
-    val_examples = [encoder.example(one, masked=masks[one.chunk_id]) for one in corpus.chunks(masks)] if masks else []
-    val_examples = [example for example in val_examples if example.num_targets]
-    if config.patience is not None and not val_examples:
-        raise UsageError("early stopping needs a val set, and it is empty", hint="leave out the patience")
-    start_from = inputs.paths["incumbent"][0] if _is_warm(config, inputs) else None
+    chunks = {chunk.chunk_id: chunk for chunk in corpus.chunks({name for step in steps for name in step.chunk_ids})}
+    examples = {name: encoder.example(chunk, stops=True) for name, chunk in chunks.items()}
+    scored = corpus.chunks(masks) if masks else ()
+    data = TrainingData(steps, examples, [encoder.example(one, masked=masks[one.chunk_id]) for one in scored])
+    if config.patience is not None and not data.val_examples:
+        hint = "leave out --early-stop, or make a val set with `refrain window`"
+        raise UsageError("early stopping needs a val set, and there is none with a message to score", hint=hint)
+    outcome = _trained(config, inputs, outputs, base, data)
+    return _written(config, outputs, outcome, data=data, chunks=chunks, schedule=schedule) | (
+        {"notes": notes} if notes else {}
+    )
+
+
+def _trained(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data: TrainingData) -> Outcome:
+    from jobs.ml.training.progress import Progress, ProgressBar, served
+    from jobs.ml.training.run import train_adapter
+
+    def say(text: str) -> None:
+        if config.tells:
+            sys.stderr.write(f"train: {text}\n")
+
+    progress = Progress(len(data.steps))
+    with scratch_folder("refrain-trainer-") as scratch, served(progress, config.progress_port) as port:
+        if port is not None:
+            say(f"progress at http://localhost:{port}/progress")
+        with _sigterm_noticed() as told, ProgressBar(progress):
+            return train_adapter(
+                _run_of(config, inputs, outputs, base, data),
+                outputs.items("checkpoints"),
+                scratch=scratch,
+                should_stop=lambda: bool(told),
+                progress=progress,
+                say=say,
+            )
+
+
+def _run_of(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data: TrainingData) -> Run:
+    from jobs.ml.adapters import adapter_digest
+    from jobs.ml.training.run import Run
+    from jobs.ml.training.settings import Adapter, Hyperparameters
+
+    is_warm = config.start_from == "Incumbent" and bool(inputs.paths.get("incumbent"))
+    start_from = inputs.paths["incumbent"][0] if is_warm else None
+    began_with = adapter_digest(start_from) if start_from else None
+    parts = [settings_of(config), base.digest, base.tokenizer_digest, began_with, inputs.attempt, data.digest()]
+    settings = Hyperparameters(
+        learning_rate=config.learning_rate,
+        learning_rate_schedule=config.learning_rate_schedule,
+        warmup_ratio=config.warmup_ratio,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        save_steps=config.save_steps,
+        patience=config.patience,
+        min_delta=config.min_delta,
+        seed=config.seed + inputs.attempt,
+        precision=config.precision,
+        micro_batch_tokens=config.micro_batch_tokens,
+        report_to=config.report_to,
+        shard_model=config.shard_model,
+    )
     adapter = Adapter(
         config.rank,
         config.alpha,
         config.dropout,
         config.target_modules,
-        start_from,
         config.gradient_checkpointing,
         config.quantization,
     )
-    with scratch_folder("refrain-trainer-") as scratch, _sigterm_noticed() as told:
-        state = train_adapter(
-            base,
-            adapter,
-            steps,
-            examples,
-            val_examples,
-            settings=Hyperparameters(
-                learning_rate=config.learning_rate,
-                learning_rate_schedule=config.learning_rate_schedule,
-                warmup_ratio=config.warmup_ratio,
-                weight_decay=config.weight_decay,
-                max_grad_norm=config.max_grad_norm,
-                save_steps=config.save_steps,
-                patience=config.patience,
-                min_delta=config.min_delta,
-                seed=config.seed + inputs.attempt,
-                precision=config.precision,
-                micro_batch_tokens=config.micro_batch_tokens,
-                report_to=config.report_to,
-            ),
-            items=outputs.items("checkpoints"),
-            run_digest=_run_digest(config, inputs, base),
-            device=config.device,
-            should_stop=lambda: bool(told),
-            scratch=scratch,
-        )
+    return Run(
+        base,
+        adapter,
+        settings,
+        data,
+        hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest(),
+        start_from=start_from,
+        device=config.device,
+        processes=config.processes,
+        report_folder=Path("runs") / inputs.cycle if inputs.archive else outputs["checkpoints"] / "runs",
+    )
+
+
+def _written(
+    config: Config,
+    outputs: Outputs,
+    outcome: Outcome,
+    *,
+    data: TrainingData,
+    chunks: dict[str, Chunk],
+    schedule: Json,
+) -> Json:
+    """Write what is left beside the checkpoints; the stage's result."""
+    from jobs.ml.adapters import adapter_digest
+
+    state = outcome.trainer_state
+    steps = data.steps[: outcome.num_steps]
+    counts = Counter(name for step in steps for name in step.chunk_ids)
+    seen = [chunk for name, chunk in chunks.items() if name in counts]
     write_json(outputs["trainer_state"], state)
     if "exposures" in outputs:
-        write_json(outputs["exposures"], _exposures(chunks, counts))
+        write_json(outputs["exposures"], exposures(seen, counts))
     losses = [line["loss"] for line in state["log_history"] if "loss" in line]
     items = outputs.items("checkpoints")
-    return {
-        "num_steps": state["global_step"],
-        "num_epochs": steps[state["global_step"] - 1].epoch + 1,
+    last = items.bring(state["refrain"]["checkpoints"][-1])
+    result = {
+        "num_steps": outcome.num_steps,
+        "num_epochs": len({step.epoch for step in steps}),
         "num_chunks": len(counts),
-        "num_target_tokens": sum(examples[name].num_targets * count for name, count in counts.items()),
-        "num_checkpoints": len(items.names()),
+        "num_tokens": sum(data.lengths[name] * count for name, count in counts.items()),
+        "num_target_tokens": sum(map(data.num_targets, steps)),
+        "num_trainable": outcome.num_trainable,
+        "num_checkpoints": len(state["refrain"]["checkpoints"]),
         "first_loss": losses[0],
         "last_loss": losses[-1],
         "best_eval_loss": state["best_metric"],
         "best_step": state["best_global_step"],
-        "starts_from": "incumbent" if start_from else "base",
+        "starts_from": state["refrain"]["starts_from"],
+        "stopped_early": state["refrain"]["stopped_early"],
+        "adapter_sha256": adapter_digest(last),
     }
+    if "train_shard" in outputs:
+        date = shard_date(seen, config.shard_date)
+        result["train_shard"] = write_train_shard(outputs["train_shard"], seen, sources_of(schedule), date).name
+    return result
 
 
-def _require_train_chunks(steps: list[Any], inputs: Inputs, path: Path) -> None:
+def _source(inputs: Inputs) -> ChunkSource | None:
+    """The log, or the assignments; None where a user's plain files come without them."""
+    has_log = inputs.archive is not None or bool(inputs.paths.get("assignments"))
+    return open_source(inputs.paths, inputs.archive, inputs.cycle) if has_log else None
+
+
+def _require_train_chunks(steps: Sequence[Step], source: ChunkSource | None, path: Path, inputs: Inputs) -> None:
     """InputError where the schedule names a chunk that the log does not hold as one of train."""
-    source = open_source(inputs.paths, inputs.archive, inputs.cycle)
-    listed = ChunkTable.from_entries(dict.fromkeys(chunk_id for step in steps for chunk_id in step.chunk_ids))
-    where = inputs.archive.store.url if inputs.archive else ", ".join(map(str, inputs.paths.get("assignments", [])))
+    if source is None:
+        raise UsageError("needs the assignments: no chunk is trained on unchecked", hint="give --assignments")
+    listed = ChunkTable.from_entries(dict.fromkeys(name for step in steps for name in step.chunk_ids))
+    where = inputs.archive.store.url if inputs.archive else ", ".join(map(str, inputs.paths["assignments"]))
     checked(listed, path, source.table, forgotten=source.forgotten, log_name=where)
 
 
-def _fix_base(base: Base, inputs: Inputs) -> None:
-    """Write down the archive's base model, or ConfigError where it is another one."""
+def _settled_revision(config: Config, inputs: Inputs) -> str | None:
+    """The commit that the archive's first cycle found, where the base is named as there."""
+    if inputs.archive is None or not inputs.archive.store.exists(BASE_KEY):
+        return None
+    settled = orjson.loads(inputs.archive.store.get(BASE_KEY))
+    revision: str | None = settled["revision"] if settled["base"] == config.base else None
+    return revision
+
+
+def _fix_base(base: Base, inputs: Inputs) -> list[str]:
+    """Write down the archive's base model, or ConfigError where it is another one; what a user should know."""
+    from jobs.ml.base_model import require_tokenizer
+
     if inputs.archive is None:
-        return
-    parameters = inputs.archive.log.parameters() or {}
-    if (own := parameters.get("tokenizer", "")) != base.tokenizer_digest and not own.startswith("whitespace"):
-        raise ConfigError(
-            f"its tokenizer has the digest {base.tokenizer_digest}, the archive was split with {own}",
-            where=base.name,
-            hint="name the base model whose tokenizer the archive was split with",
-        )
-    store = inputs.archive.store
+        return []
+    store, notes = inputs.archive.store, []
+    split_by = (inputs.archive.log.parameters() or {}).get("tokenizer", "")
+    if split_by.startswith("whitespace"):
+        notes.append("the archive was split by white space: its token counts and budgets are not the model's")
+    else:
+        require_tokenizer(base, split_by, store.url)
     wanted = {
         "base": base.name,
-        "digest": base.digest,
         "revision": base.revision,
+        "digest": base.digest,
         "tokenizer_digest": base.tokenizer_digest,
     }
-    if store.put_if_absent(BASE_KEY, orjson.dumps(wanted, option=orjson.OPT_INDENT_2)):
-        return
-    found = orjson.loads(store.get(BASE_KEY))
-    if found["digest"] != base.digest:
-        raise ConfigError(
-            f"the archive's adapters are of {found['base']} ({found['digest']}), this is {base.name} ({base.digest})",
-            where=f"{store.url}/{BASE_KEY}",
-            hint="name that base model, or begin a new archive",
-        )
+    if not store.put_if_absent(BASE_KEY, orjson.dumps(wanted, option=orjson.OPT_INDENT_2)):
+        found = orjson.loads(store.get(BASE_KEY))
+        for name in ("digest", "tokenizer_digest"):
+            if found[name] != wanted[name]:
+                raise ConfigError(
+                    f"the archive's adapters are of {_shown(found)}, this is {_shown(wanted)}: {name} "
+                    f"{found[name]} there, {wanted[name]} here",
+                    where=f"{store.url}/{BASE_KEY}",
+                    hint="name that base model and revision, or begin a new archive",
+                )
+    return notes
 
 
-def _eval_masks(inputs: Inputs) -> dict[str, list[str]]:
-    """The val chunks, and the messages in each that are not scored."""
+def _shown(base: Json) -> str:
+    return f"{base['base']}@{base['revision']}" if base["revision"] else str(base["base"])
+
+
+def _eval_masks(inputs: Inputs, source: ChunkSource | None) -> dict[str, list[str]]:
+    """The val chunks, and the messages in each that are not scored; InputError for a chunk that is not of val."""
     if not inputs.paths.get("val_set"):
         return {}
-    return {entry["chunk_id"]: entry.get("masked_messages", []) for entry in read_json(inputs.one("val_set"))}
+    path = inputs.one("val_set")
+    masks = {name: fields.get("masked_messages") or [] for block in read_chunks(path) for name, fields in block}
+    listed = ChunkTable.from_entries(masks)
+    table = source.table if source else listed
+    for name, row in zip(masks, table.find(listed.chunk_ids).tolist(), strict=True):
+        split = table.split[row] if row >= 0 else UNKNOWN
+        if split != code_of("val"):
+            what = "not in the assignments" if split == UNKNOWN else f"of {SPLITS[split]}"
+            raise InputError(f"chunk {name} is {what}", where=str(path), hint="`refrain window --split val` lists them")
+    return masks
 
 
-def _is_warm(config: Config, inputs: Inputs) -> bool:
-    return config.start_from == "Incumbent" and bool(inputs.paths.get("incumbent"))
+def exposures(chunks: Sequence[Chunk], counts: Counter[str]) -> Json:
+    """How often each message (short digest of its Message-ID) was a target, and how many were so often.
 
-
-def _run_digest(config: Config, inputs: Inputs, base: Base) -> str:
-    """Of all that the run's outcome depends on."""
-    files = {kind: file_digest(inputs.one(kind)) for kind in ("schedule", "val_set") if inputs.paths.get(kind)}
-    if _is_warm(config, inputs):
-        files["incumbent"] = file_digest(inputs.paths["incumbent"][0] / "adapter_model.safetensors")
-    parts = [settings_of(config), files, base.digest, inputs.attempt]
-    return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
-
-
-def _exposures(chunks: list[Chunk], counts: Counter[str]) -> Json:
-    """How often each message (short digest of its Message-ID) was a target, and how many were so often."""
-    messages: Counter[str] = Counter()
+    A mail that was cut is a target as often as the part of it that is most often.
+    """
+    parts: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for chunk in chunks:
-        targets = {message.message_id for message in chunk.messages if not message.context}
-        for message_id in targets:
-            messages[short_digest(message_id)] += counts[chunk.chunk_id]
+        for message_id, part in {(one.message_id, one.part) for one in chunk.messages if not one.context}:
+            parts[short_digest(message_id)][part] += counts[chunk.chunk_id]
+    messages = {digest: max(parts[digest].values()) for digest in sorted(parts)}
     histogram = Counter(messages.values())
     return {
         "num_messages": len(messages),
         "histogram": {str(times): histogram[times] for times in sorted(histogram)},
-        "messages": dict(sorted(messages.items())),
+        "messages": messages,
         "chunks": dict(sorted(counts.items())),
     }
 
 
 @contextmanager
 def _sigterm_noticed() -> Iterator[list[int]]:
-    """A list that is empty until the process is told to stop: training then ends after its step, and saves."""
-    told: list[int] = []
+    """A list that is empty until the process is told to stop: training then ends, and saves.
+
+    The handler is set for good reason even where nobody kills: the first process of a container has none.
+    """
+    told: list[Any] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
     before = signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
     try:
         yield told

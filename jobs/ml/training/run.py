@@ -1,172 +1,250 @@
-"""One run of training, from encoded texts to published checkpoints."""
+"""One run of training, from encoded texts to published checkpoints, in one process or several."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.contracts.errors import IntegrityError, StoppedError
+import torch
+
+from jobs.contracts.errors import ConfigError, IntegrityError, RefrainError, StoppedError
 from jobs.contracts.records import Json
+from jobs.files import read_json, write_json
 from jobs.items import Items
-from jobs.ml.adapters import AdapterSwitch, add_adapter, load_adapter
-from jobs.ml.base_model import Base, load_model
+from jobs.ml.base_model import Base, find_base
 from jobs.ml.devices import choose_device, make_deterministic
-from jobs.ml.encoding import Example
-from jobs.ml.loss import target_losses
-from jobs.ml.training.checkpoints import Checkpoints, TrainingState
+from jobs.ml.quiet import quiet_libraries
+from jobs.ml.training.callbacks import log_interval
+from jobs.ml.training.checkpoints import Checkpoints, TrainingState, step_name
+from jobs.ml.training.data import TrainingData
 from jobs.ml.training.fast_lora import speed_up
 from jobs.ml.training.loss_model import LossModel
-from jobs.ml.training.settings import Hyperparameters
-from jobs.ml.training.steps import Step
-from jobs.ml.training.trainer import StepTrainer, log_interval, seen_digest
+from jobs.ml.training.progress import Progress
+from jobs.ml.training.settings import Adapter, Hyperparameters
+from jobs.ml.training.sharding import shard
+from jobs.ml.training.start import Start, Wanted, fresh_start, resumed_start, warm_start
+from jobs.ml.training.steps import micro_batches, seen_digest, steps_to_save
+from jobs.ml.training.trainer import Ended, StepTrainer
+from jobs.ml.training.world import World, joined
 
-_WARM_START_EXAMPLES = 8
-_WARM_START_TOLERANCE = 1e-3
-"""Nats per token that merged and unmerged weights may differ by, in relation to the loss."""
+_JOB = "job.json"
+_START = "start"
+_LOG_FOLDER = "TENSORBOARD_LOGGING_DIR"
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
-    """The adapter that is trained: fresh, or where it starts from."""
+class Outcome:
+    """What came of a run."""
 
-    rank: int
-    alpha: float
-    dropout: float
-    target_modules: str
-    start_from: Path | None
-    gradient_checkpointing: bool = False
-    quantization: str | None = None
+    trainer_state: Json
+    """As transformers writes it, without times and paths of this machine."""
+    num_steps: int
+    """Fewer than the schedule has where early stopping had its say."""
+    num_trainable: int
+    """Weights that were trained."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a run depends on, and how it works."""
+
+    base: Base
+    adapter: Adapter
+    settings: Hyperparameters
+    data: TrainingData
+    run_digest: str = ""
+    """Of all that the outcome depends on."""
+    start_from: Path | None = None
+    """Folder of the adapter that a warm start begins with; None: a fresh one."""
+    device: str | None = None
+    processes: int = 1
+    report_folder: Path | None = None
+    """Where TensorBoard's files go unless its environment says otherwise."""
 
 
 def train_adapter(
-    base: Base,
-    adapter: Adapter,
-    steps: Sequence[Step],
-    examples: Mapping[str, Example],
-    val_examples: Sequence[Example],
-    *,
-    settings: Hyperparameters,
+    run: Run,
     items: Items,
-    run_digest: str,
-    device: str | None,
-    should_stop: Callable[[], bool],
+    *,
     scratch: Path,
-) -> Json:
-    """Train, or go on from the newest checkpoint of the same run; the trainer's state, as transformers writes it.
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+    say: Callable[[str], object] = lambda _text: None,
+) -> Outcome:
+    """Train, or go on from the newest checkpoint of the same run.
 
     Raises StoppedError once `should_stop` says so and a checkpoint is saved, InputError for a loss that is
-    not finite, IntegrityError where what was seen is not the schedule, and what loading and saving raise.
+    not finite, IntegrityError where what was seen is not the schedule, TransientError where one of several
+    processes is lost, and what loading and saving raise.
     """
-    chosen = choose_device(device)
-    make_deterministic(settings.seed)
-    checkpoints = Checkpoints(items, base)
-    found = checkpoints.newest(run_digest)
-    resume_from, state = found or (None, TrainingState(run_digest))
-    model = load_model(base, device=chosen, precision=settings.precision, quantization=adapter.quantization)
-    if resume_from is not None:
-        peft_model = load_adapter(model, resume_from, base=base, trainable=True)
-    elif adapter.start_from is not None:
-        peft_model = _warm_start(model, base, adapter, list(val_examples) or list(examples.values()))
+    due = steps_to_save(run.data.steps, run.settings.save_steps)
+    with _told_where_to_log(run), joined(choose_device(run.device).type, run.processes) as world:
+        checkpoints = Checkpoints(items, run.base, due)
+        try:
+            trainer, start = _first_process(
+                run, world, checkpoints, scratch=scratch, should_stop=should_stop, progress=progress, say=say
+            )
+        except BaseException:
+            checkpoints.abandon()
+            raise
+        checkpoints.finish()
+    if trainer.told_to_stop and not _is_over(trainer):
+        at = f"at step {trainer.run_state.step} of {len(run.data.steps)}"
+        raise StoppedError(f"told to stop {at}; all is saved", hint="the same command again goes on from there")
+    _require_seen(trainer.run_state, run.data)
+    return Outcome(_trainer_state(run, trainer.run_state, start, due), trainer.run_state.step, start.num_trainable)
+
+
+def _first_process(
+    run: Run, world: World, checkpoints: Checkpoints, *, scratch: Path, say: Callable[[str], object], **others: Any
+) -> tuple[StepTrainer, Start]:
+    found = checkpoints.resume(run.run_digest)
+    folder, state = found or (None, TrainingState(run.run_digest))
+    if folder is not None:
+        say(f"goes on from step {state.step} of {len(run.data.steps)}")
+    if world.size > 1:
+        _share(run, world, state, folder or run.start_from, scratch)
+    device = _prepare(run)
+    wanted = _wanted(run, device)
+    if folder is not None:
+        start = resumed_start(wanted, folder)
+    elif run.start_from is not None:
+        start = warm_start(wanted, run.start_from, _probe(run.data, run.settings))
+        say(f"starts from the adapter in service; its loss is {start.loss:.4f}")
     else:
-        peft_model = _fresh(model, adapter, settings.seed)
-    speed_up(peft_model)
-    if adapter.gradient_checkpointing:
+        start = fresh_start(wanted)
+    others |= {"checkpoints": checkpoints, "resume_from": folder}
+    return _train(run, start, state, world=world, device=device, scratch=scratch, **others), start
+
+
+def follow(device_kind: str | None, scratch: Path, should_stop: Callable[[], bool]) -> None:
+    """What all processes but the first do: take what that one sends, and train with it. They write nothing."""
+    with joined(choose_device(device_kind).type) as world:
+        folder = world.share_folder(scratch / "job")
+        said = read_json(folder / _JOB)
+        base = find_base(said["base"], said["revision"])
+        if base.digest != said["base_digest"]:
+            raise ConfigError("the base model here is another than the first process has", where=base.name)
+        settings = Hyperparameters(**said["settings"])
+        run = Run(base, Adapter(**said["adapter"]), settings, TrainingData.read(folder), device=device_kind)
+        state = TrainingState.from_json(said["state"])
+        device = _prepare(run)
+        wanted = _wanted(run, device)
+        start = resumed_start(wanted, folder / _START) if said["has_start"] else fresh_start(wanted)
+        others: dict[str, Any] = {"should_stop": should_stop, "resume_from": folder / _START if state.step else None}
+        _train(run, start, state, world=world, device=device, scratch=scratch, **others)
+
+
+def _share(run: Run, world: World, state: TrainingState, start: Path | None, scratch: Path) -> None:
+    """Send the others all that they need; what needs a store or the archive is the first one's alone."""
+    folder = scratch / "job"
+    folder.mkdir()
+    run.data.write(folder)
+    if start is not None:
+        shutil.copytree(start, folder / _START)
+    said = {
+        "base": run.base.name,
+        "revision": run.base.revision,
+        "base_digest": run.base.digest,
+        "adapter": asdict(run.adapter),
+        "settings": asdict(run.settings),
+        "state": asdict(state),
+        "has_start": start is not None,
+    }
+    write_json(folder / _JOB, said)
+    world.share_folder(folder)
+
+
+def _train(
+    run: Run, start: Start, state: TrainingState, *, world: World, device: torch.device, **others: Any
+) -> StepTrainer:
+    """The same in every process."""
+    speed_up(start.peft_model)
+    if run.adapter.gradient_checkpointing:
+        model = start.peft_model.get_base_model()
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    with _quietly():
+    loss_model = LossModel(start.peft_model)
+    if run.settings.shard_model:
+        shard(loss_model, device, world.size)
+    with quiet_libraries(), _reported(run.settings.report_to), _memory_told():
         trainer = StepTrainer(
-            LossModel(peft_model),
-            steps,
-            examples,
-            val_examples,
-            settings=settings,
-            checkpoints=checkpoints,
-            state=state,
-            resume_from=resume_from,
-            should_stop=should_stop,
-            scratch=scratch,
+            loss_model, run.data, settings=run.settings, state=state, world=world, device=device, **others
         )
+        if state.is_settled and _is_over(trainer):
+            return trainer
         try:
-            if state.step < len(steps) and not _is_done(state, settings):
-                trainer.train()
-        finally:
-            checkpoints.finish()
-    if should_stop() and trainer.state.global_step < len(steps) and not _is_done(state, settings):
-        raise StoppedError(
-            f"told to stop at step {state.step} of {len(steps)}", hint="the same command again goes on from there"
-        )
-    _require_seen(state, steps)
-    return _trainer_state(steps, state, settings)
+            trainer.train()
+        except Ended:
+            if trainer.told_to_stop and trainer.state.global_step > trainer.saved_step:
+                trainer.save(is_settled=False)
+    return trainer
 
 
-def _fresh(model: Any, adapter: Adapter, seed: int) -> Any:
-    return add_adapter(
-        model,
-        rank=adapter.rank,
-        alpha=adapter.alpha,
-        dropout=adapter.dropout,
-        target_modules=adapter.target_modules,
-        seed=seed,
+def _is_over(trainer: StepTrainer) -> bool:
+    run = trainer.run_state
+    return run.is_settled and (run.step == len(trainer.data.steps) or trainer.has_stopped_early)
+
+
+def _prepare(run: Run) -> torch.device:
+    chosen = choose_device(run.device)
+    make_deterministic(run.settings.seed)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    return chosen
+
+
+def _wanted(run: Run, device: torch.device) -> Wanted:
+    """What is loaded; a model that is to be cut up need not fit on one device."""
+    at = torch.device("cpu") if run.settings.shard_model else device
+    return Wanted(run.base, run.adapter, run.settings, at, run.data.longest)
+
+
+def _probe(data: TrainingData, settings: Hyperparameters) -> Sequence[Any]:
+    """What a warm start is checked with: the val set, or the first batch, as much as is evaluated at once."""
+    chosen = data.val_examples or [data.examples[name] for name in data.steps[0].batches[0]]
+    num_fitting = max(1, settings.eval_tokens // max(map(len, chosen)))
+    return chosen[:num_fitting]
+
+
+def _require_seen(state: TrainingState, data: TrainingData) -> None:
+    """IntegrityError unless the processes have put through the model what the schedule says, and nothing else."""
+    first = 0
+    for record in state.seen:
+        for rank, digest in enumerate(record.digests):
+            planned = ""
+            for step in data.steps[first : record.upto_step]:
+                shares = micro_batches(
+                    step, data.lengths, rank=rank, num_ranks=record.num_processes, max_tokens=record.max_tokens
+                )
+                planned = seen_digest(planned, [name for share in shares for name in share])
+            if planned != digest:
+                raise _not_the_schedule(f"steps {first + 1} to {record.upto_step} of process {rank}")
+        first = record.upto_step
+    if first != state.step:
+        raise _not_the_schedule(f"{first} of {state.step} steps")
+
+
+def _not_the_schedule(which: str) -> IntegrityError:
+    return IntegrityError(
+        f"what was trained on in {which} is not what the schedule has there", hint="a defect: report it"
     )
 
 
-def _warm_start(model: Any, base: Base, adapter: Adapter, probe: Sequence[Example]) -> Any:
-    """The incumbent, trainable, once its loss is found equal to that of the incumbent merged into the base.
-
-    A base model in four bits cannot be merged into: there it is loaded without that check.
-    """
-    folder = adapter.start_from
-    assert folder is not None
-    probe = probe[:_WARM_START_EXAMPLES]
-    expected = None
-    if adapter.quantization is None:
-        switch = AdapterSwitch(model, base)
-        expected = _mean_loss(switch.use(folder), probe)
-        switch.use(None)
-    peft_model = load_adapter(model, folder, base=base, trainable=True)
-    peft_model.eval()
-    found = _mean_loss(peft_model.get_base_model(), probe)
-    if expected is not None and abs(found - expected) > _WARM_START_TOLERANCE * max(1.0, expected):
-        raise IntegrityError(
-            f"the adapter in service has a loss of {expected:.4f} here, but {found:.4f} as it was loaded to train",
-            where=str(folder),
-            hint="start from the base model (startFrom: Base)",
-        )
-    return peft_model
-
-
-def _mean_loss(model: Any, examples: Sequence[Example]) -> float:
-    parts = target_losses(model, examples, max_tokens=max(map(len, examples)))
-    return float(sum(part.sum() for part in parts)) / max(1, sum(map(len, parts)))
-
-
-def _is_done(state: TrainingState, settings: Hyperparameters) -> bool:
-    """Whether early stopping has ended the run."""
-    return settings.patience is not None and state.bad_evaluations >= settings.patience
-
-
-def _require_seen(state: TrainingState, steps: Sequence[Step]) -> None:
-    planned = ""
-    for step in steps[: state.step]:
-        planned = seen_digest(planned, step)
-    if planned != state.seen:
-        raise IntegrityError(
-            f"the {state.step} steps that were trained are not those of the schedule", hint="a defect: please report it"
-        )
-
-
-def _trainer_state(steps: Sequence[Step], state: TrainingState, settings: Hyperparameters) -> Json:
+def _trainer_state(run: Run, state: TrainingState, start: Start, due: frozenset[int]) -> Json:
     """What transformers writes as trainer_state.json, without times and paths of this machine."""
-    best = None if state.best_step is None else f"step_{state.best_step}"
+    steps = run.data.steps
     return {
         "best_global_step": state.best_step,
         "best_metric": state.best_loss,
-        "best_model_checkpoint": best,
+        "best_model_checkpoint": None if state.best_step is None else step_name(state.best_step),
         "epoch": state.log_history[-1]["epoch"] if state.log_history else 0.0,
-        "eval_steps": settings.save_steps,
+        "eval_steps": run.settings.save_steps,
         "global_step": state.step,
         "is_hyper_param_search": False,
         "is_local_process_zero": True,
@@ -174,15 +252,48 @@ def _trainer_state(steps: Sequence[Step], state: TrainingState, settings: Hyperp
         "log_history": state.log_history,
         "logging_steps": log_interval(len(steps)),
         "max_steps": len(steps),
-        "num_train_epochs": steps[-1].epoch + 1,
-        "save_steps": settings.save_steps,
+        "num_train_epochs": len({step.epoch for step in steps}),
+        "save_steps": run.settings.save_steps,
+        "refrain": {
+            "base": run.base.name,
+            "base_digest": run.base.digest,
+            "starts_from": "incumbent" if run.start_from else "base",
+            "num_trainable": start.num_trainable,
+            "checkpoints": [step_name(step) for step in sorted(due) if step <= state.step],
+            "stopped_early": state.step < len(steps),
+        },
     }
 
 
-class _quietly(warnings.catch_warnings):  # noqa: N801 - used like a function
-    """Without the libraries' advice to those who call them otherwise."""
+@contextmanager
+def _told_where_to_log(run: Run) -> Iterator[None]:
+    with ExitStack() as stack:
+        wants = "tensorboard" in run.settings.report_to and run.report_folder and not os.environ.get(_LOG_FOLDER)
+        if wants:
+            os.environ[_LOG_FOLDER] = str(run.report_folder)
+            stack.callback(os.environ.pop, _LOG_FOLDER, None)
+        yield
 
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        warnings.simplefilter("ignore")
-        return entered
+
+@contextmanager
+def _reported(report_to: Sequence[str]) -> Iterator[None]:
+    """ConfigError where a tool that metrics are to be sent to is not installed."""
+    try:
+        yield
+    except (RuntimeError, ImportError) as error:
+        if isinstance(error, RefrainError) or not any(f"requires {name}" in str(error) for name in report_to):
+            raise
+        names = ", ".join(report_to)
+        raise ConfigError(str(error), where="report_to", hint=f"pip install {names}, or leave it out") from error
+
+
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(
+            f"the device's memory is too small: {str(error).splitlines()[0]}",
+            where="train",
+            hint="set fewer micro_batch_tokens, gradient_checkpointing, or quantization: 4bit",
+        ) from error

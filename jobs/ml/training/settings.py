@@ -7,6 +7,18 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """The adapter that is trained; see `jobs.stages.train.Config` for each."""
+
+    rank: int
+    alpha: float
+    dropout: float
+    target_modules: str
+    gradient_checkpointing: bool = False
+    quantization: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Hyperparameters:
     """How weights are changed; see `jobs.stages.train.Config` for each."""
 
@@ -24,3 +36,5 @@ class Hyperparameters:
     eval_tokens: int = 16_384
     """Tokens, padding included, that go through the model at once when it is evaluated."""
     report_to: tuple[str, ...] = ()
+    shard_model: bool = False
+    """Cut the model's weights over the processes (FSDP2) instead of giving each a copy."""

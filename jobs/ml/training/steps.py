@@ -6,8 +6,11 @@ number of processes: each batch is dealt out over them, and the update is that o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import orjson
 
 from jobs.contracts.errors import InputError
 from jobs.contracts.records import Json
@@ -20,6 +23,7 @@ class Step:
     """One update of the weights."""
 
     epoch: int
+    """Counts from 0."""
     batches: tuple[ChunkIds, ...]
     is_last_of_epoch: bool
 
@@ -35,7 +39,7 @@ def plan_steps(schedule: Json, accumulation: int = 1, where: str = "epoch_schedu
     steps: list[Step] = []
     try:
         for epoch in schedule["epochs"]:
-            batches = [tuple(batch["chunk_ids"]) for batch in epoch["batches"]]
+            batches = [batch for one in epoch["batches"] if (batch := tuple(map(_chunk_id, one["chunk_ids"])))]
             for first in range(0, len(batches), accumulation):
                 is_last = first + accumulation >= len(batches)
                 steps.append(Step(epoch["epoch"], tuple(batches[first : first + accumulation]), is_last))
@@ -45,9 +49,39 @@ def plan_steps(schedule: Json, accumulation: int = 1, where: str = "epoch_schedu
         ) from error
     if not steps:
         raise InputError(
-            "the schedule has no batch: there is nothing to train on", where=where, hint="was there new mail?"
+            "the schedule has no batch: there is nothing to train on",
+            where=where,
+            hint="`refrain window` says whether new mail came; a cycle without any is to be skipped",
         )
     return steps
+
+
+def _chunk_id(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a chunk id is {value!r}")
+    return value
+
+
+def steps_to_save(steps: Sequence[Step], save_steps: int) -> frozenset[int]:
+    """After how many steps a checkpoint is due: every `save_steps`, at each epoch's end, and at the end."""
+    return frozenset(
+        number for number, step in enumerate(steps, 1) if number % save_steps == 0 or step.is_last_of_epoch
+    )
+
+
+def epochs_after(steps: Sequence[Step]) -> list[float]:
+    """How many epochs of the schedule lie behind after 0, 1, 2 … steps, with the share of the one begun."""
+    sizes: dict[int, int] = {}
+    for step in steps:
+        sizes[step.epoch] = sizes.get(step.epoch, 0) + 1
+    behind, done = [0.0], dict.fromkeys(sizes, 0)
+    finished = 0
+    for step in steps:
+        done[step.epoch] += 1
+        share = done[step.epoch] / sizes[step.epoch]
+        finished += step.is_last_of_epoch
+        behind.append(float(finished) if step.is_last_of_epoch else finished + share)
+    return behind
 
 
 def micro_batches(
@@ -64,6 +98,20 @@ def micro_batches(
         num_turns = max(map(len, shares))
         mine += shares[rank] + [()] * (num_turns - len(shares[rank]))
     return mine
+
+
+def num_tokens(step: Step, lengths: Mapping[str, int], num_ranks: int, max_tokens: int | None) -> tuple[int, int]:
+    """How many tokens all processes read in a step: without and with padding."""
+    padded = 0
+    for rank in range(num_ranks):
+        for one in micro_batches(step, lengths, rank=rank, num_ranks=num_ranks, max_tokens=max_tokens):
+            padded += len(one) * max((lengths[name] for name in one), default=0)
+    return sum(lengths[name] for name in step.chunk_ids), padded
+
+
+def seen_digest(before: str, chunk_ids: Iterable[str]) -> str:
+    """The chained digest of the chunks that a process has seen, one step further."""
+    return hashlib.sha256(before.encode() + orjson.dumps(list(chunk_ids))).hexdigest()
 
 
 def _deal(batch: ChunkIds, lengths: Mapping[str, int], num_ranks: int) -> list[list[str]]:

@@ -10,127 +10,146 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import random
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from jobs.contracts.errors import InputError, IntegrityError
-from jobs.contracts.records import Json
-from jobs.ml.batching import collate
+from jobs.contracts.errors import InputError
+from jobs.ml.adapters import adapter_weights
+from jobs.ml.batching import collate, token_batches
 from jobs.ml.encoding import IGNORED, NO_MESSAGE, Example
-from jobs.ml.loss import target_losses
-from jobs.ml.training.checkpoints import Checkpoints, TrainingState, load_optimizer
+from jobs.ml.model_state import evaluating
+from jobs.ml.training.callbacks import StepEnd
+from jobs.ml.training.checkpoints import Checkpoints, Seen, TrainingState, snapshot_of
+from jobs.ml.training.data import TrainingData
 from jobs.ml.training.loss_model import LossModel
+from jobs.ml.training.progress import Progress
 from jobs.ml.training.settings import Hyperparameters
-from jobs.ml.training.steps import ChunkIds, Step, micro_batches
+from jobs.ml.training.sharding import is_sharded
+from jobs.ml.training.steps import ChunkIds, epochs_after, micro_batches, seen_digest, steps_to_save
+from jobs.ml.training.world import World
 
-MAX_LOGGED_STEPS = 1000
-"""How many steps a log holds at most; of a longer run it has every n-th."""
 _NOTHING = Example("", np.zeros(2, np.int32), np.full(2, IGNORED, np.int32), np.full(2, NO_MESSAGE, np.int16))
 """What a process computes while it has nothing to do but others have."""
 
 _SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
+class Ended(Exception):  # noqa: N818 - no error: it takes the way out of Trainer's loop
+    """Training ends before its last step: by a signal, or by early stopping. No step is half done."""
+
+
 class StepTrainer(Trainer):
-    """Trains a LossModel by steps; see the module."""
+    """Trains a LossModel by steps; see the module. The model is on its device already."""
 
     def __init__(
         self,
         model: LossModel,
-        steps: Sequence[Step],
-        examples: Mapping[str, Example],
-        val_examples: Sequence[Example],
+        data: TrainingData,
         *,
         settings: Hyperparameters,
-        checkpoints: Checkpoints,
         state: TrainingState,
-        resume_from: Path | None,
-        should_stop: Callable[[], bool],
+        world: World,
+        device: torch.device,
         scratch: Path,
+        checkpoints: Checkpoints | None = None,
+        resume_from: Path | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+        progress: Progress | None = None,
     ) -> None:
-        self.steps = steps
-        self.examples = examples
-        self.val_examples = val_examples
+        self.data = data
         self.settings = settings
-        self.checkpoints = checkpoints
         self.run_state = state
-        self.should_stop = should_stop
-        self._lengths = {name: len(example) for name, example in examples.items()}
+        self.world = world
+        self.checkpoints = checkpoints
+        self.progress = progress
+        self.due = steps_to_save(data.steps, settings.save_steps)
+        self.epochs = epochs_after(data.steps)
+        self.control: Any
+        self.told_to_stop = False
+        """All processes know."""
+        self._should_stop = should_stop
+        self._seen = _continued(state, world, settings.micro_batch_tokens)
+        self._evaluation = token_batches([len(one) for one in data.val_examples], settings.eval_tokens)
         self.last_loss = math.nan
         """Of the last step, in nats per target token."""
         self.last_grad_norm = math.nan
         """Of the last step, before it was clipped."""
+        self.last_learning_rate = math.nan
+        self.saved_step = state.step
+        """The step of the newest checkpoint."""
         super().__init__(
             model=model,
-            args=_arguments(settings, steps, scratch),
-            train_dataset=_StepDataset([], state.step),
-            callbacks=[_StepEnd(self, resume_from)],
+            args=_arguments(settings, len(data.steps), device=device, world=world, scratch=scratch),
+            train_dataset=_Steps(self, state.step),
+            callbacks=[StepEnd(self, resume_from)],
         )
         self.pop_callback(PrinterCallback)
+        if is_sharded(model):
+            self.accelerator.prepare_model = lambda model, **_: model  # it would wrap it as for copies
 
     # What Trainer calls.
 
     def get_train_dataloader(self) -> DataLoader[list[ChunkIds]]:
         """The steps that are left, each a list of what this process computes."""
-        args = self.args
-        shares = [
-            micro_batches(
-                step,
-                self._lengths,
-                rank=args.process_index,
-                num_ranks=args.world_size,
-                max_tokens=self.settings.micro_batch_tokens,
-            )
-            for step in self.steps
-        ]
         # A generator of its own: the loader draws a number from the global one otherwise.
-        dataset = _StepDataset(shares, self.run_state.step)
-        return DataLoader(dataset, batch_size=None, collate_fn=_as_it_is, generator=torch.Generator())
+        return DataLoader(self.train_dataset, batch_size=None, collate_fn=_as_it_is, generator=torch.Generator())
 
     def training_step(self, model: Any, inputs: list[ChunkIds], num_items_in_batch: Any = None) -> torch.Tensor:
         """The gradients of one whole step, clipped; its mean loss per target token.
 
-        Raises InputError where the loss or a gradient is not finite, before any weight changes.
+        Raises InputError where the loss or a gradient is not finite, before any weight changes, and Ended
+        where the process was told to stop, or early stopping has had its say: then no weight changes either.
         """
-        model.train()
         number = self.state.global_step
-        step = self.steps[number]
-        self._require_planned(step, inputs)
-        _seed_step(self.settings.seed, number, self.args.process_index)
-        num_targets = sum(self.examples[name].num_targets for name in step.chunk_ids)
-        # Processes average their gradients; we want the sum over all of them.
-        scale = self.args.world_size / max(1, num_targets)
+        self._end_if_told()
+        if number == len(self.data.steps):  # all that was left to do was behind the last one
+            raise Ended
+        self.last_learning_rate = self._get_learning_rate()
+        model.train()
+        _seed_step(self.settings.seed, number, self.world.rank)
         total = torch.zeros((), device=self.args.device)
+        seen: list[str] = []
         for turn, micro_batch in enumerate(inputs):
-            is_last = turn == len(inputs) - 1
-            with nullcontext() if is_last else self.accelerator.no_sync(model), self.compute_loss_context_manager():
-                loss = model(**self._tensors(micro_batch))
-                self.accelerator.backward(loss * scale)
+            if self.world.size == 1:
+                self._end_if_told()
+            examples = [self.data.examples[name] for name in micro_batch]
+            seen += [example.chunk_id for example in examples]
+            with self._synchronised(model, is_last=turn == len(inputs) - 1):
+                loss = model(**self._tensors(examples))
+                self.accelerator.backward(loss)
             total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self._trainable(), self.settings.max_grad_norm)
-        self.last_loss = self.accelerator.reduce(total, "sum").item() / max(1, num_targets)
-        self.last_grad_norm = float(norm)
+        num_targets = max(1, self.data.num_targets(self.data.steps[number]))
+        self._finish_gradients(num_targets)
+        told = self.world.size > 1 and self._should_stop()
+        loss_sum, num_told = self.world.total(total.item(), float(told))
+        self.told_to_stop |= num_told > 0
+        self.last_loss = loss_sum / num_targets
         if not (math.isfinite(self.last_loss) and math.isfinite(self.last_grad_norm)):
-            raise _not_finite(self.last_loss, self.last_grad_norm, number + 1, list(step.chunk_ids))
-        self.run_state.seen = seen_digest(self.run_state.seen, step)
-        return total.detach()
+            raise self._not_finite(number)
+        self._seen.digests[self.world.rank] = seen_digest(self._seen.digests[self.world.rank], seen)
+        self._seen.upto_step = number + 1
+        return total
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """The loss per target token of the val set: total loss / total tokens."""
-        self.model.eval()
-        model = self.model.causal_model
-        with torch.inference_mode(), self.compute_loss_context_manager():
-            parts = target_losses(model, self.val_examples, max_tokens=self.settings.eval_tokens)
-        num_targets = sum(map(len, parts))
-        metrics = {"eval_loss": float(sum(part.sum() for part in parts)) / num_targets}
+        """The loss per target token of the val set: total loss / total tokens. Ended where told to stop meanwhile."""
+        total = 0.0
+        with evaluating(self.model), torch.no_grad():
+            for first in range(0, len(self._evaluation), self.world.size):
+                if self.world.size == 1:
+                    self._end_if_told()
+                mine = self._evaluation[first : first + self.world.size][self.world.rank :][:1]
+                examples = [self.data.val_examples[number] for batch in mine for number in batch]
+                total += self.model(**self._tensors(examples)).item()
+        num_targets = sum(example.num_targets for example in self.data.val_examples)
+        metrics = {"eval_loss": self.world.total(total)[0] / num_targets}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -140,16 +159,32 @@ class StepTrainer(Trainer):
         if "train_loss" in logs:  # Trainer's summary, of this process's run alone
             return
         number = self.state.global_step
-        line: Json = {**logs, "epoch": _epoch_at(self.steps, number), "step": number}
-        self.run_state.log_history.append(line)
-        self.state.log_history.append(line)
+        line = {**logs, "epoch": self.epochs[number]}
+        self.run_state.log_history.append({**line, "step": number})
+        self.state.log_history.append({**line, "step": number})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, line)
 
+    def save(self, *, is_settled: bool) -> None:
+        """Begin to write a checkpoint. All processes must call this."""
+        run = self.run_state
+        run.step, run.is_settled = self.state.global_step, is_settled
+        self.saved_step = run.step
+        self._seen.digests = self.world.gather(self._seen.digests[self.world.rank])
+        weights = adapter_weights(self.model.peft_model)
+        settings = self.model.peft_model.peft_config["default"].to_dict()
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        snapshot = snapshot_of(weights, settings, optimizer, run)
+        if self.checkpoints is not None:
+            self.checkpoints.save(snapshot)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        self.run_state.step = self.state.global_step
-        if self.args.should_save:
-            optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
-            self.checkpoints.save(self.model.peft_model, optimizer, self.run_state)
+        self.save(is_settled=True)
+
+    def _wrap_model(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        return model if is_sharded(model) else super()._wrap_model(model, *args, **kwargs)
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        """It is there."""
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted here."""
@@ -160,115 +195,103 @@ class StepTrainer(Trainer):
 
     # What it is made of.
 
-    def _tensors(self, micro_batch: ChunkIds) -> dict[str, torch.Tensor]:
-        chosen = [self.examples[name] for name in micro_batch] or [_NOTHING]
-        device = self.args.device
-        return {name: tensor.to(device, non_blocking=True) for name, tensor in collate(chosen).items()}
-
-    def _trainable(self) -> list[torch.nn.Parameter]:
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
-    def _require_planned(self, step: Step, inputs: list[ChunkIds]) -> None:
-        args = self.args
-        planned = micro_batches(
-            step,
-            self._lengths,
-            rank=args.process_index,
-            num_ranks=args.world_size,
+    def shares(self, number: int) -> list[ChunkIds]:
+        """What this process computes of the step with that number, counted from 0."""
+        return micro_batches(
+            self.data.steps[number],
+            self.data.lengths,
+            rank=self.world.rank,
+            num_ranks=self.world.size,
             max_tokens=self.settings.micro_batch_tokens,
         )
-        if planned != inputs:
-            raise IntegrityError(
-                f"step {self.state.global_step + 1} was given other chunks than the schedule has there",
-                hint="a defect: please report it",
-            )
+
+    @property
+    def has_stopped_early(self) -> bool:
+        """Whether the val loss has not improved for as long as the settings bear."""
+        patience = self.settings.patience
+        return patience is not None and self.run_state.bad_evaluations >= patience
+
+    def _end_if_told(self) -> None:
+        if self.world.size == 1:
+            self.told_to_stop |= self._should_stop()
+        if self.told_to_stop or self.has_stopped_early:
+            raise Ended
+
+    def _synchronised(self, model: Any, *, is_last: bool) -> Any:
+        """Processes add up their gradients once in a step, behind its last micro-batch."""
+        if is_sharded(self.model):
+            self.model.set_requires_gradient_sync(is_last)
+            return nullcontext()
+        return nullcontext() if is_last else self.accelerator.no_sync(model)
+
+    def _finish_gradients(self, num_targets: int) -> None:
+        """From sums of losses, averaged over the processes, to the step's mean loss per target token; clipped."""
+        parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.world.size / num_targets)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        self.last_grad_norm = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+
+    def _tensors(self, examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+        tensors = collate(examples or [_NOTHING])
+        return {name: tensor.to(self.args.device, non_blocking=True) for name, tensor in tensors.items()}
+
+    def _not_finite(self, number: int) -> InputError:
+        chunk_ids = list(self.data.steps[number].chunk_ids)
+        named = ", ".join(chunk_ids[:8]) + (f" and {len(chunk_ids) - 8} more" if len(chunk_ids) > 8 else "")
+        return InputError(
+            f"the loss is {self.last_loss} and the gradient's norm {self.last_grad_norm} at step {number + 1}; "
+            "no weight was changed by it",
+            where=f"chunks {named}",
+            hint="lower the learning rate, or look at those texts; the checkpoints before it are kept",
+        )
+
+
+class _Steps(Dataset[list[ChunkIds]]):
+    """The steps that are left, each as what this process computes of it."""
+
+    def __init__(self, trainer: StepTrainer, first: int) -> None:
+        self._trainer = trainer
+        self._first = first
+
+    def __len__(self) -> int:
+        return max(1, len(self._trainer.data.steps) - self._first)
+
+    def __getitem__(self, index: int) -> list[ChunkIds]:
+        number = self._first + index
+        return self._trainer.shares(number) if number < len(self._trainer.data.steps) else []
 
 
 def _as_it_is(item: list[ChunkIds]) -> list[ChunkIds]:
     return item
 
 
-class _StepDataset(Dataset[list[ChunkIds]]):
-    def __init__(self, shares: Sequence[list[ChunkIds]], first: int) -> None:
-        self._shares = shares
-        self._first = first
-
-    def __len__(self) -> int:
-        return max(1, len(self._shares) - self._first)
-
-    def __getitem__(self, index: int) -> list[ChunkIds]:
-        return self._shares[self._first + index]
+def _continued(state: TrainingState, world: World, max_tokens: int | None) -> Seen:
+    """The record that these processes write: the newest, or one of their own where they are other ones."""
+    newest = state.seen[-1] if state.seen else None
+    if newest is None or (newest.num_processes, newest.max_tokens) != (world.size, max_tokens):
+        newest = Seen(world.size, max_tokens, state.step, [""] * world.size)
+        state.seen.append(newest)
+    return newest
 
 
-class _StepEnd(TrainerCallback):
-    """Begins where the checkpoint stopped, and says after each step whether to evaluate, save or stop."""
-
-    def __init__(self, trainer: StepTrainer, resume_from: Path | None) -> None:
-        self._trainer = trainer
-        self._resume_from = resume_from
-        self._irregular: int | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        run = self._trainer.run_state
-        state.global_step = run.step
-        state.log_history = list(run.log_history)
-        if self._resume_from is None:
-            return
-        load_optimizer(getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"]), self._resume_from)
-        for _ in range(run.step):
-            kwargs["lr_scheduler"].step()
-        if not run.is_regular:
-            self._irregular, run.is_regular = run.step, True
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        trainer = self._trainer
-        step = trainer.steps[state.global_step - 1]
-        is_last = state.global_step == len(trainer.steps)
-        is_due = state.global_step % trainer.settings.save_steps == 0 or step.is_last_of_epoch
-        if is_last or state.global_step % log_interval(len(trainer.steps)) == 0:
-            rate = kwargs["lr_scheduler"].get_last_lr()[0]
-            trainer.log({"loss": trainer.last_loss, "grad_norm": trainer.last_grad_norm, "learning_rate": rate})
-        control.should_evaluate = is_due and bool(trainer.val_examples)
-        control.should_save = is_due
-        if trainer.should_stop() and not is_last:
-            control.should_training_stop = True
-            if not is_due:
-                trainer.run_state.is_regular, control.should_save = False, True
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any, **kwargs: Any) -> None:
-        run, settings = self._trainer.run_state, self._trainer.settings
-        loss = metrics["eval_loss"]
-        if run.best_loss is None or loss < run.best_loss - settings.min_delta:
-            run.bad_evaluations = 0
-        else:
-            run.bad_evaluations += 1
-        if run.best_loss is None or loss < run.best_loss:
-            run.best_loss, run.best_step = loss, state.global_step
-        if settings.patience is not None and run.bad_evaluations >= settings.patience:
-            control.should_training_stop = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._irregular is not None and self._trainer.run_state.is_regular:
-            self._trainer.checkpoints.delete(self._irregular)
-            self._irregular = None
-
-
-def seen_digest(before: str, step: Step) -> str:
-    """The chained digest of what was seen, one step further."""
-    return hashlib.sha256(before.encode() + orjson.dumps(list(step.chunk_ids))).hexdigest()
-
-
-def _arguments(settings: Hyperparameters, steps: Sequence[Step], scratch: Path) -> TrainingArguments:
+def _arguments(
+    settings: Hyperparameters, num_steps: int, *, device: torch.device, world: World, scratch: Path
+) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(scratch),
-        max_steps=len(steps),
+        max_steps=num_steps,
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=_SCHEDULES[settings.learning_rate_schedule],
-        warmup_steps=math.ceil(len(steps) * settings.warmup_ratio),
+        warmup_steps=math.ceil(num_steps * settings.warmup_ratio),
         weight_decay=settings.weight_decay,
+        optim="adamw_torch",
         max_grad_norm=0,  # clipped in training_step, where it is looked at
         seed=settings.seed % 2**32,
+        use_cpu=device.type == "cpu",
+        ddp_backend="gloo" if device.type == "cpu" and world.size > 1 else None,
         save_strategy="no",
         eval_strategy="no",
         logging_strategy="no",
@@ -283,27 +306,7 @@ def _arguments(settings: Hyperparameters, steps: Sequence[Step], scratch: Path) 
 def _seed_step(seed: int, step: int, rank: int) -> None:
     """Random numbers of a step are a function of (seed, step, process): what was drawn before does not matter."""
     digest = hashlib.sha256(f"{seed} {step} {rank}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:8], "big") % 2**63)
-
-
-def log_interval(num_steps: int) -> int:
-    """Every how many steps a line is logged."""
-    return math.ceil(num_steps / MAX_LOGGED_STEPS)
-
-
-def _epoch_at(steps: Sequence[Step], number: int) -> float:
-    """How many epochs of the schedule lie behind after so many steps, with the share of the one begun."""
-    if not number:
-        return 0.0
-    epoch = steps[number - 1].epoch
-    of_epoch = [index for index, step in enumerate(steps) if step.epoch == epoch]
-    return epoch + (number - of_epoch[0]) / len(of_epoch)
-
-
-def _not_finite(loss: float, grad_norm: float, step: int, chunk_ids: list[str]) -> InputError:
-    named = ", ".join(chunk_ids[:4]) + (f" and {len(chunk_ids) - 4} more" if len(chunk_ids) > 4 else "")
-    return InputError(
-        f"the loss is {loss} and the gradient's norm {grad_norm} at step {step}; no weight was changed by it",
-        where=f"chunks {named}",
-        hint="lower the learning rate, or look at those texts; the checkpoints before it are kept",
-    )
+    number = int.from_bytes(digest[:8], "big")
+    torch.manual_seed(number % 2**63)
+    np.random.seed(number % 2**32)
+    random.seed(number)
