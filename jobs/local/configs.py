@@ -35,6 +35,8 @@ class Machine:
     """`cuda`, `mps` or `cpu`; None for the best there is."""
     progress_port: int | None = None
     """Where training serves its progress over HTTP; None: nowhere."""
+    tells: bool = False
+    """Whether stages print reports of their own, beside the line that each gets anyway."""
 
 
 def stage_config(name: str, cycle: RetrainCycle, attempt: int = 0, machine: Machine | None = None) -> Any:
@@ -105,7 +107,6 @@ def _sample(spec: CycleSpec, attempt: int) -> dict[str, Any]:
         "epochs": spec.training.epochs,
         "active_windows": spec.window.active,
         "seed": spec.split.seed + attempt,
-        "tells": False,
     }
 
 

@@ -41,6 +41,8 @@ class Config:
     device: str | None = how(None)
     workers: int | None = how(None)
     """Threads of the CPU."""
+    tells: bool = how(default=True)
+    """Whether what was done goes to standard error."""
 
 
 def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
@@ -66,7 +68,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     stale = now.stale(place.live())
     for part in stale:
         place.store.delete(part.key)
-    _tell(parts, {(source.sha256[:16], number) for source, number in missing}, stale)
+    if config.tells:
+        _tell(parts, {(source.sha256[:16], number) for source, number in missing}, stale)
     windows = {"window_idx": max((source.window_idx for source in wanted), default=0)}
     return windows | _result(parts, wanted, place.new_windows()) | {"model_digest": model.digest}
 
