@@ -34,7 +34,11 @@ MAY_IMPORT = {
     "jobs.production": {"jobs.contracts", "jobs.files", "jobs.items"},
     "jobs.corpus": {"jobs.corpus", "jobs.intake", "jobs.assignments", "jobs.contracts", "jobs.files"},
     "jobs.retrieval": {"jobs.retrieval", "jobs.mail", "jobs.contracts", "jobs.files", "jobs.progress"},
-    "jobs.scoring": {"jobs.scoring", "jobs.mail", "jobs.contracts", "jobs.files"},
+    "jobs.scoring": {"jobs.scoring", "jobs.retrieval", "jobs.mail", "jobs.contracts", "jobs.files"},
+    "jobs.evaluation": {
+        *("jobs.evaluation", "jobs.scoring", "jobs.retrieval", "jobs.ml"),
+        *("jobs.contracts", "jobs.files", "jobs.progress"),
+    },
     "jobs.selection": {"jobs.selection", "jobs.scoring", "jobs.contracts", "jobs.files"},
     "jobs.ml": {
         *("jobs.ml", "jobs.mail", "jobs.retrieval", "jobs.items"),
@@ -43,7 +47,8 @@ MAY_IMPORT = {
     "jobs.stages": {
         "jobs.stages.__init__",
         *("jobs.mail", "jobs.sources", "jobs.intake", "jobs.assignments", "jobs.replay", "jobs.ml"),
-        *("jobs.corpus", "jobs.retrieval", "jobs.scoring", "jobs.selection", "jobs.items", "jobs.production"),
+        *("jobs.corpus", "jobs.retrieval", "jobs.scoring", "jobs.evaluation", "jobs.selection"),
+        *("jobs.items", "jobs.production"),
         *("jobs.contracts", "jobs.files", "jobs.progress"),
     },
     "jobs.runner": {

@@ -12,6 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from jobs.contracts.records import Json
+from jobs.scoring.results import rounded
 
 MIN_THREADS = 10
 """A column has so many at least, or all there are."""
@@ -110,3 +111,42 @@ def forward_transfer(rows: Sequence[Row], base: Sums) -> float | None:
         if own is not None and bare is not None and row is not rows[0]:
             gains.append(bare - own)
     return fmean(gains) if gains else None
+
+
+def summary(
+    history: Sequence[Row], *, pools: Sequence[Sequence[int]], base: Json, incumbent: Json | None, best: Json
+) -> Json:
+    """As eval_results.json has it: R, one row a cycle, and what is in service and the best checkpoint beside it.
+
+    `base`, `incumbent` and `best` are entries of this cycle. Losses are by column, null where a row does not have it.
+    """
+    rows = {
+        name: sums_of(one["val_windows"])
+        for name, one in (("base", base), ("incumbent", incumbent), ("best", best))
+        if one
+    }
+    in_service = rows.get("incumbent", rows["base"])
+    own_row = Row("", max((max(pool) for pool in pools), default=0), "", in_service, before=in_service)
+    return {
+        "windows": [list(pool) for pool in pools],
+        "rows": [
+            {
+                "cycle": row.cycle,
+                "window_idx": row.window_idx,
+                "sha256": row.adapter,
+                "losses": _losses(row.sums, pools),
+            }
+            for row in history
+        ],
+        "best_path": best["path"],
+        "losses": {name: _losses(sums, pools) for name, sums in rows.items()},
+        "backward_transfer": {
+            "incumbent": rounded(backward_transfer(history[:-1], rows["incumbent"], pools)) if incumbent else None,
+            "best": rounded(backward_transfer(history, rows["best"], pools)),
+        },
+        "forward_transfer": rounded(forward_transfer([*history, own_row], rows["base"])) if history else None,
+    }
+
+
+def _losses(sums: Sums, pools: Sequence[Sequence[int]]) -> list[float | None]:
+    return [rounded(loss_of(sums, pool)) for pool in pools]

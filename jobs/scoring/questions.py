@@ -103,7 +103,7 @@ def random_sources(question: Question, pool: Sequence[Outline], num: int, seed: 
         and one.message_id not in question.relevant
         and one.message_id not in question.hidden
     ]
-    return sorted(fit, key=lambda one: _hash(seed, question.target.message_id, one))[:num]
+    return sorted(fit, key=lambda one: drawn(seed, question.target.message_id, one))[:num]
 
 
 def own_text(text: str) -> str:
@@ -115,7 +115,8 @@ def _age(message: Message | Outline) -> tuple[str, str]:
     return message.date, message.message_id
 
 
-def _hash(*parts: object) -> bytes:
+def drawn(*parts: object) -> bytes:
+    """What to sort by for an order that looks random and never changes."""
     return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogatepass")).digest()
 
 
@@ -127,7 +128,7 @@ def _replies(
     pool: list[tuple[int, str, Outline]] = []
     for message in read():
         outline = Outline(message.message_id, message.thread_id, message.date)
-        rank = int.from_bytes(_hash(seed, "pool", message.message_id)[:8], "big")
+        rank = int.from_bytes(drawn(seed, "pool", message.message_id)[:8], "big")
         (heapq.heappush if len(pool) < POOL_SIZE else heapq.heappushpop)(pool, (rank, message.message_id, outline))
         by_persona = not persona or message.sender.casefold() in persona
         if message.message_id in targets and by_persona and own_text(message.text):
@@ -166,8 +167,8 @@ def _in_turn(replies: Iterable[tuple[str, str]], seed: int) -> Iterator[str]:
     """Replies as threads take turns: the first of every thread, the second of every thread, and so on."""
     turns: Counter[str] = Counter()
     places = []
-    for thread, reply in sorted(replies, key=lambda one: _hash(seed, "reply", one[1])):
-        places.append((turns[thread], _hash(seed, "thread", thread), reply))
+    for thread, reply in sorted(replies, key=lambda one: drawn(seed, "reply", one[1])):
+        places.append((turns[thread], drawn(seed, "thread", thread), reply))
         turns[thread] += 1
     return (reply for *_, reply in sorted(places))
 
