@@ -63,17 +63,25 @@ def main() -> None:
     folder, mail = options.pop("folder"), options.pop("mail")
     size = Size(**options)
     started = time.monotonic()
+    num_weights, num_rows = make(folder, mail, size)
+    seconds = time.monotonic() - started
+    print(
+        f"base model: {num_weights / 1e6:.2f}M weights, {num_rows:,} rows of mail, {size.steps} steps, {seconds:.0f} s"
+    )
+
+
+def make(folder: Path, mail: Sequence[Path], size: Size) -> tuple[int, int]:
+    """A base model in a folder; how many weights it has, and of how many rows it has learnt."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     with tempfile.TemporaryDirectory(prefix="refrain-base-") as scratch:
         tokenizer = make_tokenizer(read_texts(mail, Path(scratch) / "words", size), size)
         save_tokenizer(tokenizer, folder)
         chunks = list(read_chunks(mail, Path(scratch) / "rows", size, tokenizer=folder))
     model = pretrain(rows(chunks, folder), size)
     model.save_pretrained(folder)
-    num_weights = sum(weight.numel() for weight in model.parameters())
-    print(
-        f"base model: {num_weights / 1e6:.2f}M weights, {len(chunks)} rows of mail, {size.steps} steps, "
-        f"{time.monotonic() - started:.0f} s"
-    )
+    return sum(weight.numel() for weight in model.parameters()), len(chunks)
 
 
 def read_chunks(mail: Sequence[Path], scratch: Path, size: Size, *, tokenizer: Path | None = None) -> Iterator[Chunk]:

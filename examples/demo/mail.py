@@ -27,7 +27,7 @@ OLDER_WEEKS = 12
 CYCLE_WEEKS = 3
 QUIET_WEEK = 1
 """Which of the cycles' weeks brings no news, from 0."""
-THREADS_A_WEEK = 96
+THREADS_A_WEEK = 120
 QUIET_THREADS = 24
 
 

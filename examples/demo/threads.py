@@ -29,7 +29,7 @@ _CHAT = (
 )
 _THANKS = ("Thanks, that helps.", "Good, I will tell the others.", "Noted.", "That is news to me.", "All clear then.")
 _OPENERS = ("I need this for the report.", "The customer has asked.", "I could not find it in the list.")
-_NEWS = ("There is a change:", "Please take note:", "From today:")
+_NEWS = ("There is a change:", "Please take note:", "As of today:")
 
 
 @dataclass
