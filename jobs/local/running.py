@@ -80,16 +80,7 @@ class CycleRun:
         )
         done = Done(step, result, time.monotonic() - started, bool(result.pop(FINISHED_BEFORE, False)))
         if step.stage == "train" and not (done.had_finished or is_begun):
-            accumulation = self.cycle.spec.training.gradient_accumulation
-            name = self.cycle.metadata.name
-            note_speed(
-                self.archive.store,
-                name,
-                step.attempt,
-                trained=result,
-                seconds=done.seconds,
-                accumulation=accumulation,
-            )
+            note_speed(self.archive.store, result, done.seconds)
         self.tell(done)
         return result
 

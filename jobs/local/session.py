@@ -16,9 +16,9 @@ from jobs.local.configs import Machine, ignored_fields
 from jobs.local.owner import owned
 from jobs.local.places import reach
 from jobs.local.retention import clean_up
-from jobs.local.running import CycleRun, end
+from jobs.local.running import CycleRun, Done, end
 from jobs.local.status import Status, Step, read_status, report
-from jobs.local.telling import counted, line_of
+from jobs.local.telling import counted, lines_of
 
 
 @dataclass(slots=True)
@@ -94,9 +94,12 @@ class Session:
             self.say(f"note: without a cluster these fields do nothing: {', '.join(ignored)}")
         if self.again:
             store.delete(finished_key(self._name))
-        tell = lambda done: self.say(line_of(done))  # noqa: E731
-        self._run = CycleRun(self.cycle, Archive(store), tell, check, self.machine, self.again)
+        self._run = CycleRun(self.cycle, Archive(store), self._tell, check, self.machine, self.again)
         return self._run
+
+    def _tell(self, done: Done) -> None:
+        for line in lines_of(done):
+            self.say(line)
 
     def _close(self, store: Store, status: Status) -> Status:
         """Tell how the cycle stands, and delete what is not to be kept where it has ended."""

@@ -7,23 +7,16 @@ import orjson
 from jobs.contracts.artifacts import SPEED_KEY
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store
-from jobs.runner import read_marker
 
 _LEAST_SECONDS = 0.001
 
 
-def note_speed(store: Store, cycle: str, attempt: int, *, trained: Json, seconds: float, accumulation: int) -> None:
+def note_speed(store: Store, trained: Json, seconds: float) -> None:
     """Keep how many tokens a second a training has done that ran from its start to its end; loading counts too.
 
-    `trained` is the stage's result. Where it ended early, so many tokens as its steps are of the schedule's.
+    `trained` is the stage's result.
     """
-    marker = read_marker(store, "sample", cycle, attempt)
-    if marker is None:
-        return
-    sampled = marker["result"]
-    share = min(1.0, trained["num_steps"] * accumulation / max(1, sampled["num_batches"]))
-    num_tokens = share * (sampled["num_new_tokens"] + sampled["num_replay_tokens"])
-    speed = {"train": {"tokens_per_second": round(num_tokens / max(seconds, _LEAST_SECONDS), 1)}}
+    speed = {"train": {"tokens_per_second": round(trained["num_tokens"] / max(seconds, _LEAST_SECONDS), 1)}}
     store.put(SPEED_KEY, orjson.dumps(speed, option=orjson.OPT_INDENT_2))
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jobs.contracts.records import Json
 from jobs.local.running import Done
 
 _WIDTH = 10
+
+
+def lines_of(done: Done) -> Iterator[str]:
+    """The line of a stage that has run, and its notes where it has run now."""
+    yield line_of(done)
+    if not done.had_finished:
+        yield from (f"{'':<{_WIDTH}}  note: {note}" for note in done.result.get("notes", ()))
 
 
 def line_of(done: Done) -> str:
@@ -93,10 +100,39 @@ def _sample(result: Mapping[str, Any]) -> str:
     )
 
 
+def _train(result: Mapping[str, Any]) -> str:
+    steps = f"{counted(result['num_steps'], 'step')} from the {result['starts_from']}"
+    losses = f"loss {result['first_loss']:.3f} to {result['last_loss']:.3f}"
+    early = ", stopped early" if result["stopped_early"] else ""
+    return f"{steps}: {losses}{early}; {counted(result['num_checkpoints'], 'checkpoint')}"
+
+
+def _index(result: Mapping[str, Any]) -> str:
+    passages = counted(result["num_passages"], "passage")
+    return f"{passages} of {counted(result['num_messages'], 'message')}, {result['num_new_passages']:,} of them new"
+
+
+def _evaluate(result: Mapping[str, Any]) -> str:
+    return (
+        f"{counted(result['num_checkpoints'], 'checkpoint')} on {counted(result['num_val_threads'], 'val thread')}: "
+        f"the best has perplexity {result['best_val_perplexity']:.2f}, what is in service "
+        f"{result['in_service_val_perplexity']:.2f}"
+    )
+
+
+def _select(result: Mapping[str, Any]) -> str:
+    return f"{result['outcome']}: {result['message']}"
+
+
 _SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "parse": _parse,
     "split": _split,
     "window": _window,
     "rehearse": _rehearse,
     "sample": _sample,
+    "train": _train,
+    "index": _index,
+    "evaluate": _evaluate,
+    "select": _select,
+    "promote": _select,
 }

@@ -61,7 +61,7 @@ class Played:
             assert len(inputs.paths["eval_results"]) == inputs.attempt + 1
             return {"outcome": self.outcomes[inputs.attempt], "message": "because", "winner": WINNER, "delta": 0.5}
         if stage != "promote":
-            return {"num_steps": 4}
+            return RESULTS[stage]
         decision = orjson.loads(inputs.one("decision").read_bytes())
         if decision["outcome"] == "KeepIncumbent":
             return {"outcome": "NotPromoted", "message": "it gained too little"}
@@ -70,6 +70,25 @@ class Played:
         return {"outcome": "Promoted", "message": "it gained"}
 
 
+RESULTS: dict[str, dict[str, Any]] = {
+    "train": {
+        "num_steps": 4,
+        "num_tokens": 1000,
+        "num_checkpoints": 2,
+        "first_loss": 3.0,
+        "last_loss": 2.0,
+        "starts_from": "base",
+        "stopped_early": False,
+    },
+    "index": {"num_passages": 9, "num_messages": 8, "num_new_passages": 1},
+    "evaluate": {
+        "num_checkpoints": 2,
+        "num_val_threads": 5,
+        "best_val_perplexity": 9.0,
+        "in_service_val_perplexity": 10.0,
+        "notes": ["few threads"],
+    },
+}
 PLAYED = {
     "train": "trainer_state",
     "index": "vector_index",
@@ -112,9 +131,11 @@ def test_from_mail_to_a_promotion(played: Played, place: Path) -> None:
     status = told.run()
     assert (status.state, status.message, status.step) == ("Promoted", "it gained", None)
     assert played.ran == [(stage, 0) for stage in ONCE]
-    stages = [line.split()[0] for line in told.lines[:10]]
+    stages = [line.split()[0] for line in told.lines if not line.startswith(" ")][:10]
     assert stages == ["parse", "split", "window", "rehearse", "sample", *ONCE]
-    assert told.lines[10] == "w1: Promoted: it gained"
+    assert told.lines[5].startswith("train       4 steps from the base: loss 3.000 to 2.000; 2 checkpoints  [")
+    assert told.lines[8] == "            note: few threads"
+    assert told.lines[-1] == "w1: Promoted: it gained"
     report = told.session.report(status)
     assert report["candidate"] is None or report["candidate"]["sha256"] == SHA
     assert (report["state"], report["windowIdx"], report["decision"]["delta"]) == ("Promoted", 0, 0.5)
