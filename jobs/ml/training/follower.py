@@ -14,17 +14,22 @@ from jobs.contracts.errors import RefrainError
 from jobs.files import scratch_folder
 
 
-def main() -> int:
-    """Take part until training ends; the exit code."""
+def take_part(device: str | None) -> None:
+    """Train along until training ends; raises what this process met with."""
     from jobs.ml.training.run import follow
 
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    with scratch_folder("refrain-follower-") as scratch:
+        follow(device, scratch, lambda: bool(told))
+
+
+def main() -> int:
+    """Take part in the training of the process that started this one; the exit code."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the first process decides
     try:
-        with scratch_folder("refrain-follower-") as scratch:
-            follow(sys.argv[1], scratch, lambda: bool(told))
+        take_part(sys.argv[1])
     except RefrainError as error:
         sys.stderr.write(f"refrain: process {os.environ.get('RANK')}: {error}\n")
         return error.exit_code
