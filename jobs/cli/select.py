@@ -78,7 +78,7 @@ def _thresholds(_context: click.Context, _parameter: click.Parameter, value: tup
 @click.option(
     "--min-threads",
     type=click.IntRange(2),
-    default=15,
+    default=12,
     show_default=True,
     help="Val threads in the half that judges; with fewer the incumbent stays.",
 )

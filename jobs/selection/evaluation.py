@@ -80,7 +80,8 @@ class Evaluation:
         recall, fluency = self._number(one, f"retrieval_recall_at_{self.top_k}"), self._number(one, "fluency")
         if self.threads is None or chosen is None or one.loss is None:
             rag = self._number(one, f"rag_accuracy_at_{self.top_k}")
-            return Figures(point(_total_loss(one.entry)), None if rag is None else point(rag), recall, fluency)
+            loss, perplexity = point(_total_loss(one.entry)), self._number(one, "val_perplexity")
+            return Figures(loss, None if rag is None else point(rag), recall, fluency, perplexity)
         loss = mean(one.loss[chosen], self.threads.num_tokens[chosen])
         questions = self.threads.num_questions[chosen]
         asked = one.rag is not None and questions.any()

@@ -56,11 +56,13 @@ class Figures:
     recall: float | None = None
     """Of the whole val set, as fluency: they are not kept by thread."""
     fluency: float | None = None
+    said_perplexity: float | None = None
+    """Where it is not computed but read: a threshold must not stumble over the rounding of exp(log(x))."""
 
     @property
     def perplexity(self) -> float:
         """The exponential of the loss."""
-        return float(np.exp(self.loss.value))
+        return float(np.exp(self.loss.value)) if self.said_perplexity is None else self.said_perplexity
 
     def inverse_perplexity(self) -> Measure:
         """1 / perplexity, that is exp(-loss)."""

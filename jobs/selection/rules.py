@@ -47,7 +47,7 @@ class Rules:
     improvement_threshold: float = 0.02
     max_retrain_attempts: int = 2
     confidence: float = 0.95
-    min_threads: int = 15
+    min_threads: int = 12
 
     def confidence_after(self, num_attempts: int) -> float:
         """The interval's: what may go wrong by chance is divided by the number of attempts (Bonferroni)."""

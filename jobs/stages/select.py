@@ -25,7 +25,7 @@ class Config:
     improvement_threshold: float = 0.02
     max_retrain_attempts: int = 2
     confidence: float = 0.95
-    min_threads: int = 15
+    min_threads: int = 12
     top_k: int = 5
     """As the cycle's spec says it; what counts is what evaluate has used, which stands in its results."""
     is_gated: bool = True

@@ -176,7 +176,7 @@ class Gate(CycleModel):
 
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = 0.95
     """Of the interval that must lie above zero."""
-    min_threads: Annotated[int, Field(ge=2, le=100_000)] = 15
+    min_threads: Annotated[int, Field(ge=2, le=100_000)] = 12
     """With fewer val threads in the half that judges, evidence is insufficient and the incumbent stays."""
 
 
