@@ -166,7 +166,7 @@ class Judge:
             return None
         values = [fluency(one.log_probability, one.num_tokens, one.text) for one in self._answers(val, val.references)]
         found = ratio_interval(val.threads.by_question(values), val.threads.num_questions, results.CONFIDENCE)
-        return {"fluency": results.rounded(found.estimate), "interval": results.rounded_bounds(found)}
+        return {"fluency": results.rounded(found.estimate), "interval": results.rounded_bounds(found, is_share=True)}
 
     def _add_recall(self, split: Split, fields: Json, bounds: Json) -> None:
         name = f"retrieval_recall_at_{self._top_k}"

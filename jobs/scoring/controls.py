@@ -41,11 +41,11 @@ def compared(model: str, questions: Sequence[Question], scores: Mapping[str, Seq
         "model": model,
         "num_questions": len(questions),
         "num_threads": len(threads),
-        "scores": {name: _as_json(ratio_interval(sums[name], sizes, CONFIDENCE)) for name in scores},
+        "scores": {name: _as_json(ratio_interval(sums[name], sizes, CONFIDENCE), is_share=True) for name in scores},
         "gains": {f"true - {name}": _as_json(gain) for name, gain in gains.items()},
         "is_informative": all(gain.low > 0 for gain in gains.values()),
     }
 
 
-def _as_json(interval: Interval) -> Json:
-    return {"estimate": rounded(interval.estimate), "interval": rounded_bounds(interval)}
+def _as_json(interval: Interval, *, is_share: bool = False) -> Json:
+    return {"estimate": rounded(interval.estimate), "interval": rounded_bounds(interval, is_share=is_share)}

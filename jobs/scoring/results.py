@@ -166,7 +166,7 @@ def answer_fields(
     fields["corpus_bleu"] = rounded(text_metrics.corpus_bleu(texts, references))
     fields["distinct_2"] = rounded(distinct_2(texts))
     fields["num_empty_answers"] = sum(not text for text in texts)
-    return fields, {name: rounded_bounds(one) for name, one in found.items()}, sums[metric]
+    return fields, {name: rounded_bounds(one, is_share=True) for name, one in found.items()}, sums[metric]
 
 
 def _named(split: Split, fields: Mapping[str, float | None], intervals: Mapping[str, object]) -> Json:
@@ -191,6 +191,7 @@ def rounded_sums(values: Sums) -> list[float | None]:
     return [rounded(value) for value in values.tolist()]
 
 
-def rounded_bounds(interval: Interval) -> list[float | None]:
-    """Low and high as they are written down."""
-    return [rounded(value) for value in interval.bounds]
+def rounded_bounds(interval: Interval, *, is_share: bool = False) -> list[float | None]:
+    """Low and high as they are written down; those of a share within 0 and 1."""
+    bounds = [rounded(value) for value in interval.bounds]
+    return [None if one is None else min(1.0, max(0.0, one)) for one in bounds] if is_share else bounds
