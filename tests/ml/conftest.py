@@ -73,3 +73,31 @@ def archive(base_folder, tmp_path_factory) -> Archive:
 @pytest.fixture(scope="session")
 def chunks(archive) -> list[Chunk]:
     return [as_chunk(record, "archive") for record in read_data(archive, "chunks")]
+
+
+ADAPTER = {"rank": 4, "alpha": 8.0, "dropout": 0.1, "seed": 1}
+
+
+@pytest.fixture(scope="session")
+def make_adapter(base, tmp_path_factory):
+    """Saves an adapter whose B matrices are not zero, as a trained one: `make_adapter(rank=8)` -> its folder."""
+
+    def make(**settings: object) -> Path:
+        from jobs.ml.adapters import add_adapter, save_adapter
+
+        peft_model = add_adapter(load_model(base, device=torch.device("cpu")), **ADAPTER | settings)
+        generator = torch.Generator().manual_seed(5)
+        for name, parameter in peft_model.named_parameters():
+            if ".lora_B." in name:
+                parameter.data.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+        folder = tmp_path_factory.mktemp("adapter") / "adapter"
+        save_adapter(peft_model, folder, base=base)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def adapter(make_adapter) -> Path:
+    """A trained adapter; not to be changed."""
+    return make_adapter()
