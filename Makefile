@@ -47,8 +47,14 @@ check: $(READY)  ## lint, types, import direction, generated files, nothing of t
 bench: $(READY)  ## measure, side by side with others, into benchmarks/results.md; SIZE=million takes longer
 	$(BIN)/python benchmarks/run.py $(ROWS) $(if $(filter million,$(SIZE)),--million)
 
-demo e2e experiments:  ## not yet
-	@echo "make $@: not yet; it comes with the training half" >&2; exit 1
+demo: $(READY)  ## three weekly cycles on mail that is made up, in minutes; DEMO_DIR=build/demo
+	$(BIN)/python examples/demo/demo.py $(or $(DEMO_DIR),build/demo) $(DEMO)
+
+experiments: $(READY)  ## weekly cycles over real mail, where it is beside the project, into benchmarks/experiments.md
+	$(BIN)/python benchmarks/experiments/linux_raid.py ../shared/corpora/linux-raid-2019H2 build/experiments/linux-raid
+
+e2e:  ## not yet
+	@echo "make $@: not yet; it comes with the operator" >&2; exit 1
 
 requirements: | $(BIN)/uv  ## resolve pyproject.toml into requirements.txt again
 	UV_CUSTOM_COMPILE_COMMAND='make requirements' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

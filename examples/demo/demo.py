@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mail import CYCLE_WEEKS, OLDER_WEEKS, THREADS_A_WEEK
-from report import outcome_of, table
+from outcomes import outcome_of, table
 
 HERE = Path(__file__).parent
 PARTS = ("mail", "base", "store", "cycles.json", "answer.txt")

@@ -19,7 +19,7 @@ def outcome_of(status: Json, cycle: str, archive: Path) -> Json:
     results = [(stage["name"], stage["result"]) for stage in status["stages"]]
     last = dict(results)
     attempts = sum(name == "select" for name, _ in results)
-    decision = _read(archive, cycle, "select", "decision", attempts - 1) if attempts else {}
+    decision = read_artifact(archive, cycle, "select", "decision", attempts - 1) if attempts else {}
     before, after = _perplexities(archive, cycle, decision)
     return {
         "cycle": cycle,
@@ -42,12 +42,13 @@ def _perplexities(archive: Path, cycle: str, decision: Json) -> tuple[float | No
     winner = decision.get("winner")
     if not winner:
         return None, None
-    scored = _read(archive, cycle, "evaluate", "eval_results", winner["attempt"])
+    scored = read_artifact(archive, cycle, "evaluate", "eval_results", winner["attempt"])
     (chosen,) = (entry for entry in scored["checkpoints"] if entry["sha256"] == winner["sha256"])
     return (scored["incumbent"] or scored["base"])["val_perplexity"], chosen["val_perplexity"]
 
 
-def _read(archive: Path, cycle: str, stage: str, kind: str, attempt: int) -> Json:
+def read_artifact(archive: Path, cycle: str, stage: str, kind: str, attempt: int) -> Json:
+    """A JSON artifact of a cycle's attempt."""
     value: Json = json.loads((archive / artifact_key(cycle, stage, kind, attempt)).read_text())
     return value
 
