@@ -45,9 +45,8 @@ def test_the_table_stands_in_columns():
     assert "+44.0% (+39.0% to +49.0%)" in rows[0]
     assert rows[1].endswith("Skipped: TooLittleMail")
     assert "(? to +50.0%)" in rows[2]
-    assert {
-        line.index(word) for line, word in zip((head, *rows[:2]), ("outcome", "Promoted", "Skipped"), strict=True)
-    } == {rule.rindex(" ") + 1}
+    column = rule.rindex(" ") + 1
+    assert [line[column:].split(":")[0] for line in (head, *rows)] == ["outcome", "Promoted", "Skipped", "Promoted"]
 
 
 def decisions(folder: Path, row: dict) -> list[dict]:
@@ -65,7 +64,7 @@ def test_with_another_seed_the_gate_promotes_one_and_keeps_one_out(tmp_path, cap
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
     rows = json.loads((tmp_path / "cycles.json").read_text())
     with capsys.disabled():
-        print(f"\n{table(rows)}")
+        sys.stdout.write(f"\n{table(rows)}\n")
     promoted = [row for row in rows if row["outcome"] == "Promoted"]
     kept_out = [row for row in rows if row["outcome"] != "Promoted"]
     assert promoted
@@ -84,5 +83,5 @@ def test_with_another_seed_the_gate_promotes_one_and_keeps_one_out(tmp_path, cap
         assert last["outcome"] == "KeepIncumbent"
         assert last["reason"] in {"NotBetter", "GuardWorse"}
         assert last["num_threads"] >= 15
-    assert "answer.txt" in os.listdir(tmp_path)
+    assert (tmp_path / "answer.txt").read_text().strip()
     assert table(rows) in run.stdout
