@@ -69,10 +69,16 @@ def select(config: Config, files: Files, say: Say) -> Json:
     return said
 
 
-def _identity(config: Config, results: tuple[Path, ...]) -> Json:
-    """What a decision depends on."""
-    settings = {name: _plain(value) for name, value in settings_of(config).items()}
-    return {"settings": settings, "inputs": [file_digest(path) for path in results]}
+def _identity(config: Config, files: Files) -> Json:
+    """What a decision depends on; where training's losses choose, that is which checkpoints are there too."""
+    identity = {"settings": _settings(config), "inputs": [file_digest(path) for path in _sources(files)]}
+    if not files.results and files.checkpoint_dir:
+        identity["checkpoints"] = [path.name for path, _ in _checkpoints(files.checkpoint_dir)]
+    return identity
+
+
+def _settings(config: Config) -> Json:
+    return {name: _plain(value) for name, value in settings_of(config).items()}
 
 
 def _plain(value: Any) -> Any:
@@ -91,7 +97,7 @@ def _sources(files: Files) -> tuple[Path, ...]:
 
 def _reused(config: Config, files: Files) -> Json | None:
     earlier = _earlier(files)
-    is_same = earlier.get("identity") == _identity(config, _sources(files))
+    is_same = earlier.get("identity") == _identity(config, files)
     return earlier if is_same and earlier["outcome"] != "Retrain" else None
 
 
@@ -118,7 +124,7 @@ def _baseline(earlier: Json, *, goes_on: bool, config: Config) -> float | None:
         score = earlier.get("baseline_score")
     else:
         names = ("strategy", "weights")
-        now = _identity(config, ())["settings"]
+        now = _settings(config)
         same = earlier and all(earlier["identity"]["settings"].get(name) == now[name] for name in names)
         score = (earlier.get("winner") or {}).get("score") if same and earlier["outcome"] == "Promote" else None
     return None if score is None else float(score)
@@ -130,7 +136,7 @@ def _decision(config: Config, files: Files) -> Json:
         states = [path for path in _states(files) if len(paths) == 1]
         run(config, Inputs({"eval_results": paths, "trainer_state": states}), Outputs({"decision": scratch / "d.json"}))
         said: Json = read_json(scratch / "d.json")
-    said |= {"identity": _identity(config, _sources(files)), "baseline_score": config.baseline_score}
+    said |= {"identity": _identity(config, files), "baseline_score": config.baseline_score}
     write_json(files.decision, said)
     return said
 

@@ -1,0 +1,214 @@
+"""`refrain select` over plain files, with the original's own command lines, and over a store."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from selection.builders import Results
+
+if TYPE_CHECKING:
+    from conftest import Refrain
+
+
+def original(folder: Path, *entries: tuple[str, float, float]) -> Path:
+    """The original's eval_results.json, and its checkpoints as flat files."""
+    checkpoints = []
+    for name, ppl, rag in entries:
+        file = folder / "checkpoints" / f"{name}.safetensors"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"weights of {name}")
+        file.with_name("adapter_config.json").write_text("{}")
+        checkpoints.append(
+            {
+                "path": f"checkpoints/{name}.safetensors",
+                "val_perplexity": ppl,
+                "test_perplexity": ppl,
+                "rag_accuracy_at_5": rag,
+                "retrieval_recall_at_5": 0.8,
+            }
+        )
+    path = folder / "eval_results.json"
+    path.write_text(json.dumps({"checkpoints": checkpoints}))
+    return path
+
+
+@pytest.fixture
+def select(refrain: Refrain, tmp_path: Path) -> Any:
+    """Runs it in the folder; standard error."""
+
+    def run(*arguments: object, code: int = 0) -> str:
+        done = refrain("select", *arguments, cwd=tmp_path, env={"REFRAIN_STORE": ""})
+        assert done.returncode == code, done.stderr
+        return str(done.stderr)
+
+    return run
+
+
+def best(tmp_path: Path) -> str:
+    return (tmp_path / "best_checkpoint.txt").read_text().strip()
+
+
+def test_the_original_s_command_line(select: Any, tmp_path: Path) -> None:
+    original(tmp_path, ("step_1000", 12.3, 0.61), ("step_2000", 11.3, 0.51))
+    told = select(
+        "eval_results.json",
+        *("--strategy", "weighted", "--weights", "ppl:0.4,rag:0.4,recall:0.2"),
+        *("--threshold", "val_perplexity <= 15", "--link", "best", "--freeze"),
+        *("--merge-cmd", "cp {CHECKPOINT} merged.safetensors", "-o", "best_checkpoint.txt"),
+    )
+    assert best(tmp_path) == "checkpoints/step_1000.safetensors"
+    assert (tmp_path / "best").read_text() == "weights of step_1000"
+    assert (tmp_path / "merged.safetensors").read_text() == "weights of step_1000"
+    said = json.loads((tmp_path / "decision.json").read_text())
+    score = 0.4 / 12.3 + 0.4 * 0.61 + 0.2 * 0.8
+    assert said["winner"]["score"] == pytest.approx(score)
+    assert set(said["frozen"]["files"]) == {"adapter_config.json", "step_1000.safetensors"}
+    mode = (tmp_path / "checkpoints" / "step_1000.safetensors").stat().st_mode
+    assert not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
+    lines = told.splitlines()
+    assert lines[1].split()[:4] == ["checkpoints/step_1000.safetensors", f"{score:.4f}", "12.3000", "0.6100"]
+    assert any(line.startswith("promote (NotGated): ") for line in lines)
+    assert "recall as a weight changes nothing" in told
+    assert "no gate is possible" in told
+
+
+def test_equal_inputs_are_not_decided_again(select: Any, tmp_path: Path) -> None:
+    original(tmp_path, ("step_1000", 12.3, 0.61), ("step_2000", 11.3, 0.51))
+    merge = ("--merge-cmd", "echo {CHECKPOINT} >> merges")
+    assert "the same results" not in select("eval_results.json", *merge)
+    before = (tmp_path / "decision.json").read_bytes()
+    (tmp_path / "best_checkpoint.txt").unlink()
+    assert "the same results and rules as before" in select("eval_results.json", *merge)
+    assert best(tmp_path) == "checkpoints/step_1000.safetensors"
+    assert (tmp_path / "decision.json").read_bytes() == before
+    assert len((tmp_path / "merges").read_text().splitlines()) == 1
+    assert "the same results" not in select("eval_results.json", "--strategy", "pareto")
+
+
+def test_too_small_a_gain_trains_again(select: Any, tmp_path: Path) -> None:
+    """Last week's winner is what the original's results are held against; the command writes new results."""
+    original(tmp_path, ("step_1000", 10.0, 0.50))
+    select("eval_results.json")
+    original(tmp_path, ("step_2000", 10.0, 0.502))
+    for number, rag in ((1, 0.503), (2, 0.504)):
+        folder = tmp_path / f"next-{number}"
+        folder.mkdir()
+        original(folder, (f"step_300{number}", 10.0, rag))
+    script = tmp_path / "retrain"
+    script.write_text(
+        'echo "$REFRAIN_ATTEMPT $1 $REFRAIN_LEARNING_RATE_FACTOR $REFRAIN_REPLAY" >> attempts\n'
+        'cp -r "next-$REFRAIN_ATTEMPT"/* .\n'
+    )
+    told = select("eval_results.json", "--retrain-cmd", "sh retrain {CHECKPOINT}", "--max-retrain-attempts", "2")
+    assert (tmp_path / "attempts").read_text().splitlines() == [
+        "1 checkpoints/step_2000.safetensors 0.5 ",
+        "2 checkpoints/step_3001.safetensors 0.25 cap",
+    ]
+    assert told.count("train again (SmallGain)") == 2
+    assert best(tmp_path) == "checkpoints/step_3002.safetensors"
+    said = json.loads((tmp_path / "decision.json").read_text())
+    assert [one["path"][-16:-12] for one in said["candidates"]] == ["2000", "3001", "3002"]
+    assert said["attempts"] == 3
+    assert not (tmp_path / "decision.json.attempts").exists()
+
+
+def test_a_command_that_fails_is_taken_up_again(select: Any, tmp_path: Path) -> None:
+    original(tmp_path, ("step_1000", 10.0, 0.50))
+    select("eval_results.json")
+    original(tmp_path, ("step_2000", 10.0, 0.502))
+    told = select("eval_results.json", "--retrain-cmd", "echo gpu is gone >&2; exit 7", code=2)
+    assert "exit code 7" in told
+    assert "gpu is gone" in told
+    assert best(tmp_path) == "checkpoints/step_1000.safetensors"
+    (tmp_path / "next").mkdir()
+    original(tmp_path / "next", ("step_3000", 9.0, 0.60))
+    told = select("eval_results.json", "--retrain-cmd", "echo $REFRAIN_ATTEMPT > attempt; cp -r next/* .")
+    assert (tmp_path / "attempt").read_text().strip() == "1"
+    assert best(tmp_path) == "checkpoints/step_3000.safetensors"
+    assert json.loads((tmp_path / "decision.json").read_text())["attempts"] == 2
+
+
+def test_a_merge_that_fails_is_done_the_next_time(select: Any, tmp_path: Path) -> None:
+    original(tmp_path, ("step_1000", 10.0, 0.50))
+    assert "--merge-cmd: the command ended with exit code 1" in select(
+        "eval_results.json", "--merge-cmd", "test -e disk", code=2
+    )
+    (tmp_path / "disk").touch()
+    select("eval_results.json", "--merge-cmd", "test -e disk")
+
+
+def test_names_are_quoted_for_the_shell(select: Any, tmp_path: Path) -> None:
+    name = "a'; touch broken; '"
+    original(tmp_path, (name, 10.0, 0.50))
+    select("eval_results.json", "--merge-cmd", "cat {CHECKPOINT} > copy")
+    assert (tmp_path / "copy").read_text() == f"weights of {name}"
+    assert not (tmp_path / "broken").exists()
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "checkpoints/checkpoint-20", "."])
+def test_by_the_trainer_s_own_losses(select: Any, tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "checkpoints"
+    for name in ("checkpoint-10", "checkpoint-20"):
+        (folder / name).mkdir(parents=True)
+    (folder / "step_30.safetensors").write_text("weights")
+    (folder / "adapter_config.json").write_text("{}")
+    history = [{"step": step, "eval_loss": loss} for step, loss in ((10, 2.5), (20, 2.25), (30, 2.0), (40, 1.0))]
+    (tmp_path / place / "trainer_state.json").write_text(json.dumps({"log_history": history}))
+    select("--checkpoint-dir", "checkpoints")
+    assert best(tmp_path) == "checkpoints/step_30.safetensors"
+    (folder / "adapter_config.json").unlink()  # no settings: that file cannot be used
+    select("--checkpoint-dir", "checkpoints")
+    assert best(tmp_path) == "checkpoints/checkpoint-20"
+
+
+def test_our_own_results(select: Any, tmp_path: Path) -> None:
+    Results().add("step_4", 0.0).add("step_8", 0.1).write(tmp_path / "eval_results.json")
+    told = select("--strategy", "LowestLoss")
+    assert "promote (Better): step_8 is better than the incumbent: +" in told
+    assert best(tmp_path) == "step_8"
+
+
+def test_the_incumbent_stays_and_nothing_is_touched(select: Any, tmp_path: Path) -> None:
+    Results(8).add("step_8", 0.1).write(tmp_path / "eval_results.json")
+    told = select("--strategy", "LowestLoss", "--merge-cmd", "touch merged")
+    assert "keep the incumbent (InsufficientEvidence): 8 val threads may judge, and 12 are needed" in told
+    assert not (tmp_path / "best_checkpoint.txt").exists()
+    assert not (tmp_path / "merged").exists()
+    assert "promote (NotGated)" in select("--strategy", "LowestLoss", "--no-gate")
+    assert best(tmp_path) == "step_8"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--threshold", "test_perplexity <= 9"], 2, "test_perplexity is a test metric"),
+        (["--weights", "test_ppl:1"], 2, "test_ppl is a test metric"),
+        (["--weights", "ppl"], 2, "not weights"),
+        (["--strategy", "luck"], 2, "no such strategy: luck"),
+        (["none.json"], 66, "none.json: no such file or folder"),
+        (["--checkpoint-dir", "none"], 66, "none: no such folder"),
+        (["--checkpoint-dir", "."], 66, "no trainer_state.json to go by"),
+        (["--checkpoint-dir", ".", "--strategy", "Weighted"], 2, "Weighted needs scores"),
+        (["broken.json"], 65, "broken.json: not JSON"),
+        (["empty.json"], 65, "no checkpoints to choose from"),
+        (["results.json", "--checkpoint-dir", "."], 66, "the winner checkpoints/gone.safetensors is not there"),
+        (["results.json", "--link", "best"], 66, "the winner checkpoints/gone.safetensors is not there"),
+    ],
+)
+def test_bad_input(select: Any, tmp_path: Path, arguments: list[str], code: int, told: str) -> None:
+    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "empty.json").write_text('{"checkpoints": []}')
+    original(tmp_path, ("gone", 10.0, 0.5)).rename(tmp_path / "results.json")
+    (tmp_path / "checkpoints" / "gone.safetensors").unlink()
+    assert told in select(*arguments, code=code)
+    assert not (tmp_path / "best_checkpoint.txt").exists()
+
+
+def test_settings_are_missing_beside_a_flat_file(select: Any, tmp_path: Path) -> None:
+    original(tmp_path, ("step_1000", 10.0, 0.5))
+    (tmp_path / "checkpoints" / "adapter_config.json").unlink()
+    assert "the checkpoint has no settings beside it" in select("eval_results.json", code=66)
