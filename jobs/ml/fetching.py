@@ -120,7 +120,7 @@ def from_store(url: str, options: StoreOptions | None = None) -> Path:
     Where the prefix has a `_COMPLETE.json` (`jobs.items`), files are checked against it, and those that were
     fetched before are taken; without one it is fetched anew each time. See `from_hub` for what it raises.
     """
-    store = open_store(url, options, read_only=True)
+    store = open_store(url, options or StoreOptions.from_environment(), read_only=True)
     names = [key for key in store.list() if "/" not in key]
     if not names:
         raise MissingInputError("there is no such model", where=url)
