@@ -22,7 +22,7 @@ from jobs.stages import Inputs, Outputs, evaluate, index, window
 NUM_THREADS = 48
 WINDOW, OVERLAP = 4, 1
 CYCLE = "week"
-_WORDS = "array disk build kernel driver patch server backup mirror stripe rebuild reshape check error log spare".split()
+_WORDS = ["array", "disk", "build", "kernel", "driver", "patch", "server", "backup", "mirror", "stripe", "check", "log"]
 _PEOPLE = ("ann@example.org", "bob@example.org", "cyd@example.org")
 
 
@@ -108,14 +108,15 @@ def make_world(folder: Path) -> World:
     learn(base_folder, [text.partition("\n\n")[2] for text in texts])
     base = find_base(str(base_folder))
     archive = Archive.open(str(folder / "archive"))
-    settings = {"window_size": WINDOW, "window_overlap": OVERLAP, "max_tokens": 1500, "ratios": (40, 30, 30)}
-    split(archive, mails, folder, tokenizer=base.name, window_period="week", cycle=CYCLE, **settings)
+    cutting = {"window_size": WINDOW, "window_overlap": OVERLAP, "max_tokens": 1500, "ratios": (40, 30, 30)}
+    split(archive, mails, folder, tokenizer=base.name, window_period="week", cycle=CYCLE, **cutting)
     sets = {"new_train": folder / "new_train.json", "val_set": folder / "val.json", "test_set": folder / "test.json"}
     inputs = Inputs(archive=archive, cycle=CYCLE)
     window.run(window.Config(), inputs, Outputs(sets))
     vector_index = folder / "index.json"
     embedder = tiny_embedder(folder / "embedder")
-    index.run(index.Config(embedding_model=str(embedder), device="cpu"), inputs, Outputs({"vector_index": vector_index}))
+    settings = index.Config(embedding_model=str(embedder), device="cpu")
+    index.run(settings, inputs, Outputs({"vector_index": vector_index}))
     items = LocalItems(folder / "checkpoints")
     for step in (4, 12):
         write_adapter(base, items.folder / f"step_{step}", seed=step)

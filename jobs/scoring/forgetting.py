@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -102,14 +103,11 @@ def forward_transfer(rows: Sequence[Row], base: Sums) -> float | None:
     where no other is left.
     """
     gains = []
-    newest = -1
-    for row in rows:
-        new = [window for window in sorted(row.sums) if newest < window <= row.window_idx]
-        newest = row.window_idx
-        own = loss_of(row.before, new) if new and row.before is not None else None
-        bare = loss_of(base, new) if new else None
-        if own is not None and bare is not None and row is not rows[0]:
-            gains.append(bare - own)
+    for former, row in pairwise(rows):
+        new = [window for window in row.sums if former.window_idx < window <= row.window_idx]
+        if new and row.before is not None and former.adapter:
+            own, bare = loss_of(row.before, new), loss_of(base, new)
+            gains += [bare - own] if own is not None and bare is not None else []
     return fmean(gains) if gains else None
 
 
