@@ -77,7 +77,8 @@ def _decision(decision: Json) -> Iterator[str]:
     delta, interval = decision.get("delta"), decision.get("interval") or [None, None]
     if delta is not None and None not in interval:
         confidence = f", at a confidence of {decision['confidence']:g}" if decision.get("confidence") else ""
-        yield f"Gain in {decision.get('metric')}: {delta:+.2%} ({interval[0]:+.2%} to {interval[1]:+.2%}{confidence}).\n"
+        bounds = f"{interval[0]:+.2%} to {interval[1]:+.2%}{confidence}"
+        yield f"Gain in {decision.get('metric')}: {delta:+.2%} ({bounds}).\n"
     scores = (decision.get("winner") or {}).get("scores")
     if isinstance(scores, dict) and scores:
         yield from _table(scores)
