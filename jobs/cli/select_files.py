@@ -107,7 +107,7 @@ def _decided(config: Config, files: Files, say: Say) -> Json:
     goes_on = earlier.get("outcome") == "Retrain"
     if not goes_on:
         shutil.rmtree(files.attempts, ignore_errors=True)
-    config = replace(config, baseline_score=_baseline(earlier, goes_on=goes_on, config=config))
+    config = replace(config, baseline_score=_baseline(earlier, files, config, goes_on=goes_on))
     while True:
         said = _decision(config, files)
         if said["outcome"] != "Retrain":
@@ -118,8 +118,10 @@ def _decided(config: Config, files: Files, say: Say) -> Json:
         _retrain(files, said, say)
 
 
-def _baseline(earlier: Json, *, goes_on: bool, config: Config) -> float | None:
+def _baseline(earlier: Json, files: Files, config: Config, *, goes_on: bool) -> float | None:
     """The score of the last selection's winner by the same rule: for results that know no incumbent."""
+    if not files.results:
+        return None
     if goes_on:
         score = earlier.get("baseline_score")
     else:

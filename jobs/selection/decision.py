@@ -66,7 +66,8 @@ def decide(
     """Choose a checkpoint, and hold it against what is in service. See docs/selection.md for the rule in words.
 
     Not `is_gated`: the best checkpoint wins, whatever is in service. `may_retrain`: there is somebody to train
-    again. `baseline_score`: of what is in service, where the files know nothing else of it.
+    again. `baseline_score`: of the last winner, where the files know nothing of what is in service; it was
+    scored on other mail perhaps, so it can ask for another attempt, but not keep a winner out.
 
     Raises InputError where no val thread is left to score, UsageError for a threshold on what was not
     evaluated, ConfigError where nothing that the weights name was measured.
@@ -133,11 +134,11 @@ def _usable(evaluation: Evaluation, rules: Rules, choosing: Mask | None) -> tupl
 
 
 def _by_points(draft: Decision, winner: Candidate, *, retrains: bool, is_gated: bool) -> Decision:
-    """Where nothing can be judged, or nothing is to be."""
+    """Where nothing can be judged, or nothing is to be. What was scored in the same run may still keep it out."""
     name, gain, least = winner.scored.path, draft.improvement, draft.rules.improvement_threshold
     if gain is not None and gain < least and retrains:
         return _again(draft, gain)
-    if gain is not None and gain <= 0 and is_gated:
+    if gain is not None and gain <= 0 and is_gated and draft.evaluation.baseline is not None:
         message = f"{name} is no better than what is in service ({gain:+.2%}, a point estimate)"
         return replace(draft, reason="NotBetter", message=message)
     shown = "" if gain is None else f", {gain:+.2%} against what was in service"

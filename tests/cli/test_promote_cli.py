@@ -11,6 +11,7 @@ import pytest
 from selection.builders import decided, put_adapter, put_decision
 
 from jobs.assignments.archive import Archive
+from jobs.cli import main
 from jobs.production import records
 
 if TYPE_CHECKING:
@@ -32,13 +33,20 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def promote(refrain: Refrain, tmp_path: Path) -> Any:
-    """Runs it on the store in the folder; standard output and error."""
+def promote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Runs it on the store in the folder, in this process; standard output and error."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object, code: int = 0, url: str = "./archive") -> str:
-        done = refrain("promote", *arguments, cwd=tmp_path, env={"REFRAIN_STORE": url})
-        assert done.returncode == code, done.stderr
-        return str(done.stdout + done.stderr)
+        monkeypatch.setenv("REFRAIN_STORE", url)
+        ended = 0
+        try:
+            main(["promote", *map(str, arguments)])
+        except SystemExit as stop:
+            ended = int(stop.code or 0)
+        told = capfd.readouterr()
+        assert ended == code, told.err
+        return told.out + told.err
 
     return run
 

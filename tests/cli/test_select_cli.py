@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from selection.builders import Results
 
+from jobs.cli import main
+
 if TYPE_CHECKING:
     from conftest import Refrain
 
@@ -37,13 +39,20 @@ def original(folder: Path, *entries: tuple[str, float, float]) -> Path:
 
 
 @pytest.fixture
-def select(refrain: Refrain, tmp_path: Path) -> Any:
-    """Runs it in the folder; standard error."""
+def select(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Runs it in the folder, in this process; standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REFRAIN_STORE", raising=False)
 
     def run(*arguments: object, code: int = 0) -> str:
-        done = refrain("select", *arguments, cwd=tmp_path, env={"REFRAIN_STORE": ""})
-        assert done.returncode == code, done.stderr
-        return str(done.stderr)
+        ended = 0
+        try:
+            main(["select", *map(str, arguments)])
+        except SystemExit as stop:
+            ended = int(stop.code or 0)
+        told = capfd.readouterr().err
+        assert ended == code, told
+        return told
 
     return run
 
@@ -116,6 +125,15 @@ def test_too_small_a_gain_trains_again(select: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "decision.json.attempts").exists()
 
 
+def test_last_week_s_score_keeps_nothing_out(select: Any, tmp_path: Path) -> None:
+    """It was scored on other mail: the best of this week is chosen, whatever it comes to."""
+    original(tmp_path, ("step_1000", 10.0, 0.50))
+    select("eval_results.json")
+    original(tmp_path, ("step_2000", 11.0, 0.40))
+    assert "promote (NotGated): checkpoints/step_2000.safetensors" in select("eval_results.json")
+    assert best(tmp_path) == "checkpoints/step_2000.safetensors"
+
+
 def test_a_command_that_fails_is_taken_up_again(select: Any, tmp_path: Path) -> None:
     original(tmp_path, ("step_1000", 10.0, 0.50))
     select("eval_results.json")
@@ -165,9 +183,11 @@ def test_by_the_trainer_s_own_losses(select: Any, tmp_path: Path, place: str) ->
     assert best(tmp_path) == "checkpoints/checkpoint-20"
 
 
-def test_our_own_results(select: Any, tmp_path: Path) -> None:
+def test_our_own_results(refrain: Refrain, tmp_path: Path) -> None:
     Results().add("step_4", 0.0).add("step_8", 0.1).write(tmp_path / "eval_results.json")
-    told = select("--strategy", "LowestLoss")
+    done = refrain("select", "--strategy", "LowestLoss", cwd=tmp_path, env={"REFRAIN_STORE": ""})
+    assert (done.returncode, done.stdout) == (0, "")
+    told = done.stderr
     assert "promote (Better): step_8 is better than the incumbent: +" in told
     assert best(tmp_path) == "step_8"
 
