@@ -39,10 +39,7 @@ class Row:
     def of(cls, record: Json) -> Row:
         """That of a file under `history/`; KeyError and its kin where it is none."""
         sums = sums_of(record["val_windows"])
-        if "before_val_windows" in record:
-            before: Sums | None = sums_of(record["before_val_windows"])
-        else:
-            before = sums if record.get("outcome") == "NotPromoted" else None
+        before = None if record.get("before_val_windows") is None else sums_of(record["before_val_windows"])
         return cls(str(record["cycle"]), int(record["window_idx"]), str(record.get("sha256") or ""), sums, before)
 
 

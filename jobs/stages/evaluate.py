@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from jobs.contracts.artifacts import artifact_key
-from jobs.contracts.errors import InputError
+from jobs.contracts.errors import InputError, IntegrityError
 from jobs.contracts.records import Json, Split
 from jobs.corpus import Corpus, open_corpus
 from jobs.files import atomic_output, scratch_folder, write_json
@@ -236,8 +236,15 @@ def _history(inputs: Inputs, window_idx: int) -> list[forgetting.Row]:
     if inputs.archive is None:
         return []
     store = inputs.archive.store
-    rows = [forgetting.Row.of(orjson.loads(store.get(key))) for key in store.list("history/")]
-    return [row for row in rows if row.cycle != inputs.cycle and row.window_idx <= window_idx]
+    rows = []
+    for key in store.list("history/"):
+        try:
+            row = forgetting.Row.of(orjson.loads(store.get(key)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(f"not how a cycle ended: {error!r}", where=f"{store.url}/{key}") from error
+        if row.cycle != inputs.cycle and row.window_idx <= window_idx:
+            rows.append(row)
+    return rows
 
 
 def _tell(config: Config, text: str, outputs: Outputs) -> None:

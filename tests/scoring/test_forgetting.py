@@ -17,10 +17,10 @@ def windows(*losses: float, num_tokens: int = 10) -> list[dict[str, Any]]:
     ]
 
 
-def record(cycle: str, *losses: float, outcome: str = "Promoted", **more: Any) -> dict[str, Any]:
+def record(cycle: str, *losses: float, **more: Any) -> dict[str, Any]:
     window_idx = len(losses) - 1
     return (
-        {"cycle": cycle, "window_idx": window_idx, "outcome": outcome, "sha256": cycle}
+        {"cycle": cycle, "window_idx": window_idx, "outcome": "Promoted", "sha256": cycle}
         | more
         | {"val_windows": windows(*losses)}
     )
@@ -65,7 +65,7 @@ def test_a_first_import_of_many_weeks_is_one_cycle() -> None:
 
 def test_forward_transfer_is_over_what_was_in_service_before() -> None:
     base = sums_of(windows(9.0, 4.0, 2.0))
-    kept = Row.of(record("b", 2.5, 3.0, outcome="NotPromoted"))  # what was there before had not seen window 1
+    kept = Row.of(record("b", 2.5, 3.0, before_val_windows=windows(2.5, 3.0)))
     promoted = Row.of(record("c", 2.25, 3.5, 1.0, before_val_windows=windows(2.5, 3.0, 1.75)))
     unknown = Row.of(record("c", 2.25, 3.5, 1.0))
     assert forward_transfer([HISTORY[0], kept, promoted], base) == pytest.approx((1.0 + 0.25) / 2)

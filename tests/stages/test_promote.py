@@ -60,6 +60,7 @@ def test_a_promotion(store: Store, tmp_path: Path) -> None:
         "adapter": record.adapter,
         "sha256": record.sha256,
         "val_windows": [{"window_idx": 1}],
+        "before_val_windows": [{"window_idx": 0}],
     }
     assert json.loads(store.get("cycles/w7/promote/production.json"))["sha256"] == record.sha256
     link = tmp_path / "archive" / LINK
