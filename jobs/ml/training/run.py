@@ -166,9 +166,8 @@ def _train(
     """The same in every process."""
     speed_up(start.peft_model)
     if run.adapter.gradient_checkpointing:
-        model = start.peft_model.get_base_model()
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
+        with quiet_libraries():  # the new name of it is newer than the oldest library that we take
+            start.peft_model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
     loss_model = LossModel(start.peft_model)
     if run.settings.shard_model:
         shard(loss_model, device, world.size)

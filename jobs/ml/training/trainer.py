@@ -31,6 +31,7 @@ from jobs.ml.training.checkpoints import Checkpoints, Seen, TrainingState, snaps
 from jobs.ml.training.data import TrainingData
 from jobs.ml.training.loss_model import LossModel
 from jobs.ml.training.progress import Progress
+from jobs.ml.training.rates import rate_factor
 from jobs.ml.training.settings import Hyperparameters
 from jobs.ml.training.sharding import is_sharded
 from jobs.ml.training.steps import ChunkIds, epochs_after, micro_batches, seen_digest, steps_to_save
@@ -38,8 +39,6 @@ from jobs.ml.training.world import World
 
 _NOTHING = Example("", np.zeros(2, np.int32), np.full(2, IGNORED, np.int32), np.full(2, NO_MESSAGE, np.int16))
 """What a process computes while it has nothing to do but others have."""
-
-_SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 
 
 class Ended(Exception):  # noqa: N818 - no error: it takes the way out of Trainer's loop
@@ -101,6 +100,15 @@ class StepTrainer(Trainer):
         """The steps that are left, each a list of what this process computes."""
         # A generator of its own: the loader draws a number from the global one otherwise.
         return DataLoader(self.train_dataset, batch_size=None, collate_fn=_as_it_is, generator=torch.Generator())
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """The learning rate's: a function of the step alone."""
+        asked = self.settings
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer,
+            lambda step: rate_factor(step, num_training_steps, asked.learning_rate_schedule, asked.warmup_ratio),
+        )
+        return self.lr_scheduler
 
     def training_step(self, model: Any, inputs: list[ChunkIds], num_items_in_batch: Any = None) -> torch.Tensor:
         """The gradients of one whole step, clipped; its mean loss per target token.
@@ -284,14 +292,13 @@ def _arguments(
         max_steps=num_steps,
         per_device_train_batch_size=1,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=_SCHEDULES[settings.learning_rate_schedule],
-        warmup_steps=math.ceil(num_steps * settings.warmup_ratio),
         weight_decay=settings.weight_decay,
         optim="adamw_torch",
         max_grad_norm=0,  # clipped in training_step, where it is looked at
         seed=settings.seed % 2**32,
         use_cpu=device.type == "cpu",
         ddp_backend="gloo" if device.type == "cpu" and world.size > 1 else None,
+        ddp_find_unused_parameters=False,
         save_strategy="no",
         eval_strategy="no",
         logging_strategy="no",

@@ -1,0 +1,506 @@
+"""Runs in one process: what is trained on, what comes of it, and what stops it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ml.training.runs import SETTINGS, WEIGHTS, cut, data_of, digest, losses, newest, of_train, schedule, train, tree
+from safetensors.torch import load_file
+
+from jobs.contracts.errors import ConfigError, InputError, IntegrityError, OutputError, StoppedError
+from jobs.items import LocalItems
+from jobs.ml.loss import target_losses
+from jobs.ml.training import run as run_module
+from jobs.ml.training.settings import Adapter, Hyperparameters
+from jobs.ml.training.start import Wanted, fresh_start
+from jobs.ml.training.trainer import StepTrainer
+
+
+@pytest.fixture(scope="module")
+def plan(chunks: Any) -> Any:
+    """Two epochs: of 4 batches, and of 3 in another order."""
+    first = cut(of_train(chunks, 16), 4)
+    return schedule(first, first[:0:-1])
+
+
+@pytest.fixture(scope="module")
+def data(chunks: Any, encoder: Any, plan: Any) -> Any:
+    return data_of(chunks, encoder, plan)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(base: Any, data: Any, tmp_path_factory: Any) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    return folder, train(base, data, folder)
+
+
+def test_checkpoints_are_every_few_steps_and_at_each_epoch_s_end(undisturbed: Any) -> None:
+    folder, outcome = undisturbed
+    assert LocalItems(folder).names() == ["step_3", "step_4", "step_6", "step_7"]
+    state = outcome.trainer_state
+    assert state["global_step"] == state["max_steps"] == 7
+    assert [line["step"] for line in state["log_history"] if "loss" in line] == list(range(1, 8))
+    assert [line["epoch"] for line in state["log_history"] if "loss" in line][3::3] == [1.0, 2.0]
+    evaluated = {line["step"]: line["eval_loss"] for line in state["log_history"] if "eval_loss" in line}
+    assert list(evaluated) == [3, 4, 6, 7]
+    assert state["best_metric"] == min(evaluated.values())
+    assert state["best_model_checkpoint"] == f"step_{min(evaluated, key=evaluated.get)}"
+    told = json.dumps(state)
+    assert not any(word in told for word in ("second", "runtime", "time", str(folder)))
+
+
+def test_it_learns_and_all_of_it_is_decided_by_the_seed(base: Any, data: Any, undisturbed: Any, tmp_path: Path) -> None:
+    folder, outcome = undisturbed
+    first, *_, last = losses(outcome)
+    assert last < first - 0.08, "nats per token, after seven steps"
+    assert losses(outcome, "eval_loss")[-1] < first - 0.08
+    again = train(base, data, tmp_path / "again")
+    assert tree(tmp_path / "again") == tree(folder)
+    assert again.trainer_state == outcome.trainer_state
+    train(base, data, tmp_path / "other", seed=8)
+    assert digest(tmp_path / "other") != digest(folder)
+    wanted = Wanted(base, Adapter(4, 8.0, 0.1, "all-linear"), Hyperparameters(**SETTINGS), torch.device("cpu"), 10)
+    start = fresh_start(wanted)
+    fresh = {name: one for name, one in start.peft_model.named_parameters() if one.requires_grad}
+    trained = load_file(newest(folder) / WEIGHTS)
+    assert len(trained) == len(fresh)
+    for name, weight in trained.items():
+        assert not torch.equal(weight, fresh[name.replace("weight", "default.weight")]), name
+
+
+def test_the_adapter_has_just_the_weights_that_it_should_have(base: Any, undisturbed: Any) -> None:
+    """Llama of width 48, 2 of 4 heads for keys and values, 96 in the middle, 2 layers; rank 4."""
+    shapes = [(48, 48), (48, 24), (48, 24), (48, 48), (48, 96), (48, 96), (96, 48)]
+    assert undisturbed[1].num_trainable == 2 * 4 * sum(a + b for a, b in shapes)
+    weights = load_file(newest(undisturbed[0]) / WEIGHTS)
+    assert sum(weight.numel() for weight in weights.values()) == undisturbed[1].num_trainable
+
+
+def test_no_batch_of_unequal_epochs_is_lost(
+    base: Any, chunks: Any, encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [chunk.chunk_id for chunk in of_train(chunks, 36)]
+    plan = schedule(*([[one] for one in ids[:size]] for size in (24, 16, 32)))
+    computed: list[str] = []
+    original = StepTrainer._tensors
+
+    def noting(self: StepTrainer, examples: Any) -> Any:
+        if self.model.training:
+            computed.extend(example.chunk_id for example in examples)
+        return original(self, examples)
+
+    monkeypatch.setattr(StepTrainer, "_tensors", noting)
+    outcome = train(base, data_of(chunks, encoder, plan, num_val=0), tmp_path / "run", save_steps=100)
+    assert outcome.num_steps == 72
+    assert computed == ids[:24] + ids[:16] + ids[:32]
+    assert LocalItems(tmp_path / "run").names() == ["step_24", "step_40", "step_72"]
+
+
+def test_what_was_not_in_the_schedule_is_found_out(
+    base: Any, data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = StepTrainer.shares
+
+    def other(self: StepTrainer, number: int) -> Any:
+        return original(self, 1 if number == 5 else number)
+
+    monkeypatch.setattr(StepTrainer, "shares", other)
+    with pytest.raises(IntegrityError, match="is not what the schedule has there"):
+        train(base, data, tmp_path / "run")
+
+
+class Plain(StepTrainer):
+    """Plain gradient descent, for which rounding alone makes a difference."""
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        self.optimizer = torch.optim.SGD([one for one in self.model.parameters() if one.requires_grad], lr=5.0)
+        return self.optimizer
+
+
+class MeansOfMeans(Plain):
+    """The mistake: each micro-batch's mean loss counts alike, however few targets it has."""
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        whole = self.data.num_targets(self.data.steps[self.state.global_step])
+        number = iter(inputs)
+
+        def mean(**tensors: Any) -> Any:
+            targets = sum(self.data.examples[name].num_targets for name in next(number))
+            return model(**tensors) * whole / (targets * len(inputs))
+
+        mean.train = model.train  # type: ignore[attr-defined]
+        return super().training_step(mean, inputs, num_items_in_batch)
+
+
+def relative_distance(one: Path, other: Path) -> float:
+    mine, theirs = ({n: t.double() for n, t in load_file(newest(path) / WEIGHTS).items()} for path in (one, other))
+    return math.sqrt(
+        sum(float((mine[name] - theirs[name]).square().sum()) for name in mine)
+        / sum(float(theirs[name].square().sum()) for name in mine)
+    )
+
+
+def test_accumulation_changes_nothing_but_rounding(
+    base: Any, chunks: Any, encoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """1 x 32 against 32 x 1 for four steps, as batches of the schedule and as micro-batches; texts of all lengths."""
+    picked = of_train(chunks, 40)[:32]
+    assert len({chunk.num_target_tokens for chunk in picked}) > 10
+    whole, single = cut(picked, 32), cut(picked, 1)
+    settings = {"dropout": 0.0, "learning_rate_schedule": "constant", "warmup_ratio": 0.0}
+    monkeypatch.setattr(run_module, "StepTrainer", Plain)
+    at_once = data_of(chunks, encoder, schedule(*[whole] * 4), num_val=0)
+    outcome = train(base, at_once, tmp_path / "1x32", **settings)
+    assert losses(outcome)[-1] < losses(outcome)[0] - 0.01
+    train(base, at_once, tmp_path / "micro", micro_batch_tokens=1, **settings)
+    one_by_one = data_of(chunks, encoder, schedule(*[single] * 4), accumulation=32, num_val=0)
+    train(base, one_by_one, tmp_path / "32x1", **settings)
+    assert relative_distance(tmp_path / "micro", tmp_path / "1x32") < 1e-5
+    assert relative_distance(tmp_path / "32x1", tmp_path / "1x32") < 1e-5
+    monkeypatch.setattr(run_module, "StepTrainer", MeansOfMeans)
+    train(base, one_by_one, tmp_path / "means", **settings)
+    assert relative_distance(tmp_path / "means", tmp_path / "1x32") > 1e-3
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_changes_a_weight(
+    base: Any, data: Any, plan: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(InputError, match=r"at step 2; no weight was changed") as caught:
+        train(base, data, folder, learning_rate=1e30, warmup_ratio=0.0, save_steps=1, learning_rate_schedule="constant")
+    for name in plan["epochs"][0]["batches"][1]["chunk_ids"]:
+        assert name in caught.value.where
+    assert LocalItems(folder).names() == ["step_1"]
+    weights = load_file(folder / "step_1" / WEIGHTS)
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights.values())
+
+
+def test_the_val_loss_is_that_of_the_set_s_tokens_together(model: Any, base: Any, data: Any, undisturbed: Any) -> None:
+    from jobs.ml.adapters import load_adapter
+
+    peft_model = load_adapter(model, newest(undisturbed[0]), base=base)
+    parts = target_losses(peft_model, data.val_examples, max_tokens=1000)
+    expected = np.concatenate(parts).sum() / sum(len(part) for part in parts)
+    assert len({len(part) for part in parts}) > 1
+    assert losses(undisturbed[1], "eval_loss")[-1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_masked_messages_are_left_out_of_the_val_loss(chunks: Any, encoder: Any) -> None:
+    from jobs.contracts.records import short_digest
+
+    chunk = next(one for one in chunks if one.split == "val" and sum(not m.context for m in one.messages) > 1)
+    own = [message for message in chunk.messages if not message.context]
+    example = encoder.example(chunk, masked=[short_digest(own[0].message_id)])
+    assert example.num_targets == sum(message.num_tokens for message in own[1:])
+
+
+def test_early_stopping(base: Any, data: Any, tmp_path: Path) -> None:
+    """No fall is large enough for a min_delta of 100: the first evaluation counts, two more do not, and that was it."""
+    folder = tmp_path / "run"
+    outcome = train(base, data, folder, patience=2, min_delta=100.0, save_steps=1)
+    assert outcome.num_steps == 3
+    assert LocalItems(folder).names() == ["step_1", "step_2", "step_3"]
+    assert outcome.trainer_state["refrain"]["stopped_early"] is True
+    before = tree(folder)
+    assert train(base, data, folder, patience=2, min_delta=100.0, save_steps=1) == outcome
+    assert tree(folder) == before
+
+
+def dying_at(step: int, turn: int | None = None) -> Callable[..., Any]:
+    """A `training_step` that kills its process at a step: before it, or behind so many of its micro-batches."""
+    original_step, original_tensors = StepTrainer.training_step, StepTrainer._tensors
+    count = [0]
+
+    def tensors(self: StepTrainer, examples: Any) -> Any:
+        if self.model.training and self.state.global_step == step and turn is not None:
+            if count[0] == turn:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count[0] += 1
+        return original_tensors(self, examples)
+
+    def training_step(self: StepTrainer, *args: Any, **kwargs: Any) -> Any:
+        if turn is None and self.state.global_step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original_step(self, *args, **kwargs)
+
+    StepTrainer._tensors = tensors  # type: ignore[method-assign]
+    return training_step
+
+
+def in_a_child(work: Callable[[], Any]) -> int:
+    """Do it in a forked process; its exit code, -9 where it was killed."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+        except BaseException:  # noqa: BLE001 - a test's child
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize(
+    ("step", "turn"),
+    [(0, None), (2, None), (2, 1), (3, None), (4, None), (5, 2), (6, None)],
+    ids=["first", "before-any-checkpoint", "mid-accumulation", "behind-one", "epoch-edge", "mid-again", "last"],
+)
+def test_killed_and_run_again_it_leaves_the_bytes_of_an_undisturbed_run(
+    base: Any, data: Any, tmp_path: Path, undisturbed_in_pieces: Any, step: int, turn: int | None
+) -> None:
+    folder = tmp_path / "run"
+    reference, outcome = undisturbed_in_pieces
+
+    def work() -> None:
+        StepTrainer.training_step = dying_at(step, turn)  # type: ignore[method-assign]
+        train(base, data, folder, **IN_PIECES)
+
+    assert in_a_child(work) == -signal.SIGKILL
+    assert len(LocalItems(folder).names()) < 4
+    said: list[str] = []
+    again = train(base, data, folder, say=said.append, **IN_PIECES)
+    if LocalItems(folder).names() and step > 3:
+        assert any("goes on from step" in text for text in said)
+    assert tree(folder) == tree(reference)
+    assert again == outcome
+
+
+IN_PIECES: dict[str, Any] = {"micro_batch_tokens": 600, "patience": 4, "min_delta": 0.5}
+
+
+@pytest.fixture(scope="module")
+def undisturbed_in_pieces(base: Any, data: Any, tmp_path_factory: Any) -> tuple[Path, Any]:
+    """With micro-batches, dropout and a patience that is running out."""
+    folder = tmp_path_factory.mktemp("pieces") / "run"
+    outcome = train(base, data, folder, **IN_PIECES)
+    assert json.loads((newest(folder) / "training_state/state.json").read_text())["bad_evaluations"] == 3
+    return folder, outcome
+
+
+@pytest.mark.parametrize(
+    "file", ["adapter_model.safetensors", "training_state/optimizer.safetensors", "_COMPLETE.json"]
+)
+def test_killed_while_it_writes_a_checkpoint(
+    base: Any, data: Any, tmp_path: Path, undisturbed_in_pieces: Any, file: str
+) -> None:
+    folder = tmp_path / "run"
+
+    def work() -> None:
+        from jobs.ml.training import checkpoints
+
+        def dying(original: Callable[..., Any]) -> Callable[..., Any]:
+            def write(*args: Any, **kwargs: Any) -> Any:
+                result = original(*args, **kwargs)
+                if (folder / "step_4" / file).exists():
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+
+            return write
+
+        checkpoints.write_adapter = dying(checkpoints.write_adapter)
+        checkpoints.save_file = dying(checkpoints.save_file)
+        LocalItems.publish = dying(LocalItems.publish)  # type: ignore[method-assign]
+        train(base, data, folder, **IN_PIECES)
+
+    assert in_a_child(work) == -signal.SIGKILL
+    assert (folder / "step_4" / file).exists()
+    train(base, data, folder, **IN_PIECES)
+    assert tree(folder) == tree(undisturbed_in_pieces[0])
+
+
+@pytest.mark.parametrize("when", [0, 1, 3, 9, 14, 20])
+def test_told_to_stop_it_saves_and_goes_on(
+    base: Any, data: Any, tmp_path: Path, undisturbed_in_pieces: Any, when: int
+) -> None:
+    """Told at whichever of its questions: before a step, in the middle of one, while it evaluates."""
+    folder = tmp_path / "run"
+    asked = [0]
+
+    def should_stop() -> bool:
+        asked[0] += 1
+        return asked[0] > when
+
+    with pytest.raises(StoppedError, match=r"told to stop at step \d of 7") as caught:
+        train(base, data, folder, should_stop=should_stop, **IN_PIECES)
+    assert caught.value.exit_code == 143
+    names = LocalItems(folder).names()
+    stopped_at = int(caught.value.what.split()[5])
+    assert names[-1:] == ([f"step_{stopped_at}"] if stopped_at else [])
+    train(base, data, folder, **IN_PIECES)
+    assert tree(folder) == tree(undisturbed_in_pieces[0])
+
+
+def test_told_to_stop_again_and_again_it_still_gets_there(
+    base: Any, data: Any, tmp_path: Path, undisturbed_in_pieces: Any
+) -> None:
+    """Each run does one step, or not even that; what is due behind a step may be left to the next run."""
+    folder = tmp_path / "run"
+    for number in range(40):
+        asked = [0]
+
+        def should_stop(asked: list[int] = asked, patience: int = 4 + number % 3) -> bool:
+            asked[0] += 1
+            return asked[0] > patience
+
+        try:
+            train(base, data, folder, should_stop=should_stop, **IN_PIECES)
+            break
+        except StoppedError:
+            continue
+    else:
+        pytest.fail("never done")
+    assert number > 3
+    assert tree(folder) == tree(undisturbed_in_pieces[0])
+
+
+def test_a_checkpoint_of_other_settings_is_deleted_and_not_gone_on_from(
+    base: Any, data: Any, tmp_path: Path, undisturbed: Any
+) -> None:
+    folder = tmp_path / "run"
+    train(base, data, folder, learning_rate=1e-3, save_steps=2)
+    (folder / "notes_2024").mkdir()
+    said: list[str] = []
+    train(base, data, folder, say=said.append)
+    assert not any("goes on" in text for text in said)
+    assert (folder / "notes_2024").is_dir(), "somebody else's"
+    (folder / "notes_2024").rmdir()
+    assert tree(folder) == tree(undisturbed[0])
+
+
+def test_a_damaged_checkpoint_is_not_gone_on_from(base: Any, data: Any, tmp_path: Path, undisturbed: Any) -> None:
+    folder = tmp_path / "run"
+    train(base, data, folder)
+    weights = newest(folder) / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    said: list[str] = []
+    train(base, data, folder, say=said.append)
+    assert said == ["goes on from step 6 of 7"]
+    assert tree(folder) == tree(undisturbed[0])
+
+
+def test_nothing_is_pickled(base: Any, data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pickle
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a pickle")
+
+    for module, names in (
+        (pickle, ("load", "loads", "dump", "dumps", "Pickler", "Unpickler")),
+        (torch, ("load", "save")),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, refuse)
+    asked = [0]
+
+    def should_stop() -> bool:
+        asked[0] += 1
+        return asked[0] > 12
+
+    with pytest.raises(StoppedError):
+        train(base, data, tmp_path / "run", should_stop=should_stop)
+    train(base, data, tmp_path / "run")
+    assert {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()} == {".json", ".safetensors"}
+
+
+def test_the_state_to_go_on_from_is_kept_of_the_newest_two(undisturbed: Any) -> None:
+    folder = undisturbed[0]
+    assert [path.parent.name for path in sorted(folder.glob("*/training_state"))] == ["step_6", "step_7"]
+
+
+def test_a_full_disk(base: Any, data: Any, tmp_path: Path) -> None:
+    """A file may have 20,000 bytes here: an adapter of 24,576 does not fit."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot be written"):
+            train(base, data, tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert LocalItems(tmp_path / "run").names() == []
+
+
+class TestWarmStart:
+    def test_it_begins_with_the_incumbent_s_loss(
+        self, base: Any, data: Any, adapter: Path, tmp_path: Path, model: Any
+    ) -> None:
+        from jobs.ml.adapters import AdapterSwitch
+
+        said: list[str] = []
+        outcome = train(base, data, tmp_path / "run", start_from=adapter, say=said.append, learning_rate=1e-12)
+        switch = AdapterSwitch(model, base)
+        parts = target_losses(switch.use(adapter), data.val_examples, max_tokens=10_000)
+        expected = sum(part.sum() for part in parts) / sum(map(len, parts))
+        bare = target_losses(switch.use(None), data.val_examples, max_tokens=10_000)
+        assert abs(sum(part.sum() for part in bare) / sum(map(len, parts)) - expected) > 1e-3
+        assert said == [f"starts from the adapter in service; its loss is {expected:.4f}"]
+        assert losses(outcome, "eval_loss")[0] == pytest.approx(expected, rel=1e-5)
+        start, end = (load_file(path / WEIGHTS) for path in (adapter, newest(tmp_path / "run")))
+        for name, weight in start.items():
+            torch.testing.assert_close(end[name], weight, rtol=0, atol=1e-9)
+
+    def test_the_optimiser_is_fresh_and_it_learns_on(self, base: Any, data: Any, adapter: Path, tmp_path: Path) -> None:
+        outcome = train(base, data, tmp_path / "run", start_from=adapter)
+        assert losses(outcome)[-1] < losses(outcome)[0] - 0.05
+        assert outcome.trainer_state["refrain"]["starts_from"] == "incumbent"
+
+    def test_another_rank_is_refused(self, base: Any, data: Any, adapter: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"(?s)has rank 4 and alpha 8, the settings say rank 8.*startFrom: Base"):
+            train(base, data, tmp_path / "run", start_from=adapter, rank=8)
+
+    def test_other_target_modules_are_refused(self, base: Any, data: Any, adapter: Path, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match=r"6,144 weights in 28 matrices.*q_proj there would be 768 in 4"):
+            train(base, data, tmp_path / "run", start_from=adapter, target_modules="q_proj")
+
+    def test_one_that_does_not_do_what_it_did_is_refused(
+        self, base: Any, data: Any, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from jobs.ml.training import start
+
+        original = start._loaded
+
+        def forgetful(*args: Any) -> Any:
+            peft_model = original(*args)
+            for name, parameter in peft_model.named_parameters():
+                if ".lora_B." in name:
+                    parameter.data.zero_()
+            return peft_model
+
+        monkeypatch.setattr(start, "_loaded", forgetful)
+        with pytest.raises(IntegrityError, match="as it was loaded to be trained"):
+            train(base, data, tmp_path / "run", start_from=adapter)
+
+
+def test_a_text_that_the_model_cannot_read_is_told_before_training(
+    base: Any, chunks: Any, encoder: Any, tmp_path: Path
+) -> None:
+    from dataclasses import replace
+
+    data = data_of(chunks, encoder, schedule(cut(of_train(chunks, 4), 4)))
+    name, example = next(iter(data.examples.items()))
+    long = replace(
+        example, **{key: np.resize(getattr(example, key), 5000) for key in ("input_ids", "labels", "message")}
+    )
+    with pytest.raises(ConfigError, match="4999 tokens, but the base model reads 4096"):
+        train(base, replace(data, examples=dict(data.examples) | {name: long}), tmp_path / "run")
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(base: Any, data: Any, tmp_path: Path) -> None:
+    train(base, data, tmp_path / "plain", dropout=0.0)
+    train(base, data, tmp_path / "twice", dropout=0.0, gradient_checkpointing=True)
+    assert relative_distance(tmp_path / "twice", tmp_path / "plain") < 1e-5
+
+
+def test_the_learning_rate_of_each_step_is_logged(undisturbed: Any) -> None:
+    """One step of warm-up, then half a cosine over six."""
+    rates = losses(undisturbed[1], "learning_rate")
+    assert rates[0] == pytest.approx(1e-2)
+    assert rates[1:] == pytest.approx([1e-2 * (1 + math.cos(math.pi * number / 6)) for number in range(6)])
