@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +123,9 @@ def decided(
         "incumbent": in_service if incumbent else None,
         "in_service": in_service,
     } | more
+
+
+if __name__ == "__main__":  # an example for docs/selection.md
+    Results(30, seed=4).add("step_40", 0.02).add("step_80", 0.12, 0.03).add("step_120", 0.10, 0.02).write(
+        Path(sys.argv[1])
+    )
