@@ -151,10 +151,10 @@ def _require_digest(folder: Path, sha256: str, where: str) -> None:
 
 
 def _write_history(store: Store, cycle: str, decision: Json, result: Json, val_windows: Any) -> None:
+    """How the cycle ended, with the losses by week of what is in service behind it, and of what was before it."""
     names = ("window_idx", "outcome", "reason", "delta", "interval", "adapter", "sha256")
     history = {"cycle": cycle} | {name: result.get(name) for name in names} | {"val_windows": val_windows}
-    # what the cycle began with had not seen its windows: evaluate reckons forward transfer by that
-    history["before_val_windows"] = (decision.get("in_service") or {}).get("val_windows")
+    history["before_val_windows"] = (decision.get("in_service") or {}).get("val_windows", [])
     window_idx = max(0, decision.get("window_idx") or 0)
     store.put(history_key(window_idx, cycle), orjson.dumps(history, option=orjson.OPT_INDENT_2))
 
