@@ -5,8 +5,8 @@ how they ended (`finished.json`). Whatever is in the production records stays: t
 and those before it, which a rollback brings back. So do all cycles that have not ended. Nothing
 outside `cycles/` is ever touched.
 
-A cycle's end is written down before anything of it goes, and an item's marker goes before its files:
-killed anywhere, nothing that counts is damaged, and the next clean-up does the rest.
+An item's marker goes before its files, and of a cycle that is just ending nothing goes that tells how it has
+ended: killed anywhere, nothing that counts is damaged, and the next clean-up does the rest.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-import orjson
-
 from jobs.contracts.artifacts import ARTIFACTS, finished_key
 from jobs.contracts.cycle.data import Retention
 from jobs.contracts.store import Store
 from jobs.items import COMPLETE, STATE
+from jobs.local.status import Status, read_status
 from jobs.production import records
 
 _PREFIX = "cycles/"
@@ -29,20 +28,24 @@ _ITEM = re.compile(rf"^(cycles/[^/]+/(?:retrain-(\d+)/)?train/{ARTIFACTS['checkp
 _NUMBER = re.compile(r"\d+")
 
 
-def clean_up(store: Store, retention: Retention) -> int:
-    """Delete what retention does not keep; the number of objects."""
+def clean_up(store: Store, retention: Retention, ending: tuple[str, Status] | None = None) -> int:
+    """Delete what retention does not keep; the number of objects.
+
+    `ending` is a cycle that has ended, and how, though that is not written down yet.
+    """
     num_deleted = 0
-    for key in to_delete(store, retention):
+    for key in to_delete(store, retention, ending):
         store.delete(key)
         num_deleted += 1
     return num_deleted
 
 
-def to_delete(store: Store, retention: Retention) -> list[str]:
+def to_delete(store: Store, retention: Retention, ending: tuple[str, Status] | None = None) -> list[str]:
     """The keys that retention does not keep, in an order in which any number of them may be deleted."""
-    ended = sorted(_ended_cycles(store))
+    ended = sorted(_ended_cycles(store, ending))
     in_service = {record.adapter for record in records(store) if record.adapter}
-    old, kept = ended[: -retention.cycles], ended[-retention.cycles :]
+    old = [cycle for cycle in ended[: -retention.cycles] if ending is None or cycle.name != ending[0]]
+    kept = [cycle for cycle in ended if cycle not in old]
     return [
         *(key for cycle in old for key in _of_old_cycle(cycle, in_service)),
         *(key for cycle in kept for key in _of_checkpoints(cycle, in_service, retention.checkpoints)),
@@ -61,14 +64,16 @@ class _Cycle:
     """Key of the checkpoint that was chosen."""
 
 
-def _ended_cycles(store: Store) -> Iterator[_Cycle]:
+def _ended_cycles(store: Store, ending: tuple[str, Status] | None) -> Iterator[_Cycle]:
     for name, group in groupby(store.list(_PREFIX), key=lambda key: key.split("/")[1]):
         keys = tuple(group)
+        status = ending[1] if ending and ending[0] == name else None
         if finished_key(name) in keys:
-            results = {one["name"]: one["result"] for one in orjson.loads(store.get(finished_key(name)))["stages"]}
-            winner = (results.get("select", {}).get("winner") or {}).get("key")
+            status = read_status(store, name)
+        if status is not None:
+            winner = ((status.result("select") or {}).get("winner") or {}).get("key")
             numbers = tuple(int(number) for number in _NUMBER.findall(name))
-            yield _Cycle(results["window"]["window_idx"], numbers, name, keys, winner)
+            yield _Cycle((status.result("window") or {})["window_idx"], numbers, name, keys, winner)
 
 
 def _of_old_cycle(cycle: _Cycle, in_service: set[str]) -> Iterator[str]:

@@ -11,11 +11,10 @@ from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.records import Json
 from jobs.contracts.stages import STAGES
-from jobs.contracts.store import Store
 from jobs.local.configs import Machine, stage_config
 from jobs.local.places import pinned
 from jobs.local.speed import note_speed
-from jobs.local.status import Status, Step, is_waiting, next_step, read_status, write_finished
+from jobs.local.status import Status, Step, is_waiting, next_step, read_status
 from jobs.runner import FINISHED_BEFORE, run_in_archive
 
 
@@ -50,9 +49,8 @@ class CycleRun:
         """Run what is left of the cycle, up to and including a stage; how it stands then.
 
         With `until` a stage of the first attempt is meant; `select` ends with the last attempt's. Raises what
-        the stages raise. The status of a cycle that has ended is kept in the store.
+        the stages raise.
         """
-        name = self.cycle.metadata.name
         step: Step | None = Step(STAGES[0].name)
         while step is not None:
             result = self.run_one(step)
@@ -60,7 +58,7 @@ class CycleRun:
             if step.stage == until and not (following and following.attempt > step.attempt):
                 break
             step = following
-        return end(self.archive.store, name)
+        return read_status(self.archive.store, self.cycle.metadata.name)
 
     def run_one(self, step: Step) -> Json:
         """Run one stage, whatever comes behind it; its result."""
@@ -88,11 +86,3 @@ class CycleRun:
         """Whether a run before this one has trained a part already."""
         prefix = artifact_key(self.cycle.metadata.name, step.stage, "checkpoints", step.attempt)
         return any(True for _ in self.archive.store.list(f"{prefix}/"))
-
-
-def end(store: Store, cycle: str) -> Status:
-    """How the cycle stands now; where it has ended, that is kept in the store."""
-    status = read_status(store, cycle)
-    if status.has_ended:
-        write_finished(store, cycle, status)
-    return status

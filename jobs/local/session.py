@@ -16,8 +16,8 @@ from jobs.local.configs import Machine, ignored_fields
 from jobs.local.owner import owned
 from jobs.local.places import reach
 from jobs.local.retention import clean_up
-from jobs.local.running import CycleRun, Done, end
-from jobs.local.status import Status, Step, read_status, report
+from jobs.local.running import CycleRun, Done
+from jobs.local.status import Status, Step, read_status, report, write_finished
 from jobs.local.telling import counted, lines_of
 
 
@@ -57,7 +57,7 @@ class Session:
         store = open_store(self.url, self._options)
         run = self._begin(store, lambda: None)
         run.run_one(step)
-        return self._close(store, end(store, self._name))
+        return self._close(store, read_status(store, self._name))
 
     @property
     def _name(self) -> str:
@@ -102,14 +102,15 @@ class Session:
             self.say(line)
 
     def _close(self, store: Store, status: Status) -> Status:
-        """Tell how the cycle stands, and delete what is not to be kept where it has ended."""
+        """Tell how the cycle stands. Where it has ended, delete what is not to be kept, and write its end down last."""
         if not status.has_ended:
             following = f"next is {status.step.stage}" if status.step else "nothing is left to run"
             self.say(f"{self._name}: {_ending(status) if status.state == 'AwaitingApproval' else following}")
             return status
         self.say(f"{self._name}: {_ending(status)}")
-        if self.cleanup and (num_deleted := clean_up(store, self.cycle.spec.retention)):
+        if self.cleanup and (num_deleted := clean_up(store, self.cycle.spec.retention, (self._name, status))):
             self.say(f"retention: {counted(num_deleted, 'object')} of old cycles and checkpoints deleted")
+        write_finished(store, self._name, status)
         return status
 
     def report(self, status: Status) -> Json:

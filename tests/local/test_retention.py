@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jobs.contracts.folder_store import FolderStore
 from jobs.contracts.store import Store
 from jobs.items import COMPLETE, StoreItems
 from jobs.local.retention import clean_up, to_delete
+from jobs.local.status import Status
 from jobs.production import bring_adapter, records
 
 OTHERS = ("assignments/00000000000000000001.jsonl", "base.json", "chunks/000000/train-ab.jsonl.zst", "index/part.npz")
@@ -139,6 +141,20 @@ def test_what_a_killed_writer_left_of_a_checkpoint_goes_too(store: Store, tmp_pa
     assert not [key for key in store.list() if "step_3" in key]
 
 
+def test_a_cycle_that_is_just_ending(store: Store, tmp_path: Path) -> None:
+    """It counts as ended, but loses nothing that tells how: that is not written down yet."""
+    put_cycle(store, tmp_path, "w1", 1, ended=False)
+    put_cycle(store, tmp_path, "w2", 2)
+    status = Status("Promoted", None, [{"name": "window", "result": {"window_idx": 1}}])
+    clean_up(store, Retention(checkpoints=1, cycles=1), ("w1", status))
+    assert items(store, "w1") == items(store, "w2") == ["step_3"]
+    assert store.exists("cycles/w1/train/_SUCCESS.json")
+    put_cycle(store, tmp_path / "3", "w3", 3, ended=False)
+    status.stages[0]["result"]["window_idx"] = 3
+    clean_up(store, Retention(checkpoints=1, cycles=1), ("w3", status))
+    assert list(store.list("cycles/w2/")) == [finished_key("w2")]
+
+
 def test_a_second_time_there_is_nothing_to_delete(store: Store, tmp_path: Path) -> None:
     for number in range(4):
         put_cycle(store, tmp_path, f"w{number}", number)
@@ -196,20 +212,17 @@ def require_sound(store: Store, folder: Path) -> None:
     assert {finished_key(f"w{number}") for number in range(5)} | set(OTHERS) <= keys
 
 
-def test_killed_after_any_delete_and_run_again(tmp_path: Path) -> None:
+def test_killed_after_any_delete_and_run_again(store: Store, tmp_path: Path) -> None:
     retention = Retention(checkpoints=1, cycles=2)
-    whole = big(FolderStore(tmp_path / "whole"), tmp_path / "w")
-    for key in OTHERS:
-        whole.put(key, b"x")
-    planned = to_delete(whole, retention)
-    clean_up(whole, retention)
-    expected = sorted(whole.list())
+    planned = to_delete(big(store, tmp_path / "made"), retention)
     assert len(planned) > 40
+    shutil.copytree(tmp_path / "store", tmp_path / "before")
+    clean_up(store, retention)
+    expected = sorted(store.list())
     for after in range(len(planned)):
         folder = tmp_path / str(after)
-        store = big(FolderStore(folder / "store"), folder / "w")
-        for key in OTHERS:
-            store.put(key, b"x")
+        shutil.copytree(tmp_path / "before", folder / "store")
+        store = FolderStore(folder / "store")
         killing = KillingStore(store, after)
         with pytest.raises(KilledError):
             clean_up(killing, retention)
