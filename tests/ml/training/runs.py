@@ -73,10 +73,11 @@ def train(base: Any, data: TrainingData, folder: Path, **settings: Any) -> Outco
     scratch.mkdir(exist_ok=True)
     calls = {name: settings.pop(name) for name in ("should_stop", "progress", "say") if name in settings}
     adapter = Adapter(**{name: settings.pop(name, value) for name, value in ADAPTER.items()})
-    of_run = {name: settings.pop(name) for name in ("start_from", "processes", "report_folder") if name in settings}
+    names = ("start_from", "processes", "report_folder", "device")
+    of_run = {"device": "cpu"} | {name: settings.pop(name) for name in names if name in settings}
     hyper = Hyperparameters(**SETTINGS | settings)
     digest = hashlib.sha256(f"{adapter} {hyper} {of_run.get('start_from')} {data.digest()}".encode()).hexdigest()
-    run = Run(base, adapter, hyper, data, digest, device="cpu", **of_run)
+    run = Run(base, adapter, hyper, data, digest, **of_run)
     return train_adapter(run, LocalItems(folder), scratch=scratch, **calls)
 
 
