@@ -26,7 +26,7 @@ def _row(one: Mapping[str, Any], *, several: bool) -> tuple[str, ...]:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return "-" if value is None else f"{value:#.5g}"
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:

@@ -79,7 +79,7 @@ def test_the_original_s_command_line(select: Any, tmp_path: Path) -> None:
     mode = (tmp_path / "checkpoints" / "step_1000.safetensors").stat().st_mode
     assert not mode & (stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH)
     lines = told.splitlines()
-    assert lines[1].split()[:4] == ["checkpoints/step_1000.safetensors", f"{score:.4f}", "12.3000", "0.6100"]
+    assert lines[1].split()[:4] == ["checkpoints/step_1000.safetensors", f"{score:.5f}", "12.300", "0.61000"]
     assert any(line.startswith("promote (NotGated): ") for line in lines)
     assert "recall as a weight changes nothing" in told
     assert "no gate is possible" in told
