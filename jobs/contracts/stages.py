@@ -97,7 +97,6 @@ STAGES: tuple[Stage, ...] = (
         ("evaluate",),
         ("eval_results", "trainer_state"),
         ("decision",),
-        "heavy",  # for SciPy's t distribution
         is_retrained=True,
     ),
     Stage("promote", "Put the chosen adapter into service.", ("select",), ("decision",), ("production",)),

@@ -54,7 +54,7 @@ def test_a_stage_has_its_module_and_its_command(name):
 
 def test_gpus_and_heavy_images_are_only_where_they_are_used():
     assert {row.name for row in STAGES if row.device == "gpu"} == {"train", "evaluate"}
-    assert {row.name for row in STAGES if row.image == "heavy"} == {"train", "index", "evaluate", "select"}
+    assert {row.name for row in STAGES if row.image == "heavy"} == {"train", "index", "evaluate"}
 
 
 def test_an_unknown_stage_or_artifact_is_a_key_error():
