@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TESTS ?= tests
 PYTEST ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup test test-servers check bench demo e2e experiments requirements generate clean
+.PHONY: help setup test test-servers check bench bench-gpu demo e2e experiments requirements generate clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' Makefile
@@ -46,6 +46,9 @@ check: $(READY)  ## lint, types, import direction, generated files, nothing of t
 
 bench: $(READY)  ## measure, side by side with others, into benchmarks/results.md; SIZE=million takes longer
 	$(BIN)/python benchmarks/run.py $(ROWS) $(if $(filter million,$(SIZE)),--million)
+
+bench-gpu: $(READY)  ## train an 8B model's adapter on a GPU, side by side with others, into benchmarks/results-gpu.md
+	$(BIN)/python benchmarks/training/run.py --output benchmarks/results-gpu.md
 
 demo: $(READY)  ## three weekly cycles on mail that is made up, in minutes; DEMO_DIR=build/demo
 	$(BIN)/python examples/demo/demo.py $(or $(DEMO_DIR),build/demo) $(DEMO)
