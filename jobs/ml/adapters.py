@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def add_adapter(
     from peft import LoraConfig, get_peft_model
 
     _require_bare(model)
-    with torch.random.fork_rng(), quiet_libraries():
+    with quiet_libraries(), _kept_random():
         try:
             config = LoraConfig(
                 r=rank,
@@ -76,6 +77,13 @@ def add_adapter(
     _require_untied(peft_model)
     _begin(peft_model, seed)
     return peft_model
+
+
+def _kept_random() -> AbstractContextManager[None]:
+    """What is drawn within leaves the generators as they were; CUDA is not started for it."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    kept: AbstractContextManager[None] = torch.random.fork_rng(devices)
+    return kept
 
 
 def _require_bare(model: Any) -> None:
@@ -142,7 +150,7 @@ def load_adapter(model: Any, folder: Path, *, base: Base, trainable: bool = Fals
     _require_bare(model)
     settings = require_adapter(folder, base)
     weights = read_weights(folder, settings)
-    with torch.random.fork_rng(), quiet_libraries():
+    with quiet_libraries(), _kept_random():
         try:
             config = LoraConfig(
                 r=settings["r"],

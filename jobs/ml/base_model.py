@@ -49,16 +49,16 @@ def find_base(name: str, revision: str | None = None, *, options: StoreOptions |
     """
     from jobs.ml.fetching import from_hub, from_store
 
-    folder = store_folder(name) if name.startswith("file://") else Path(name)
-    if name.startswith("s3://"):
-        folder = from_store(name, options)
-    elif folder is None or not folder.is_dir():
-        if _looks_like_a_path(name):
-            raise MissingInputError("no such folder", where=name, hint="name a base model's folder, or one on the hub")
-        name, separator, commit = name.partition("@")
-        folder, revision = from_hub(name, commit if separator else revision)
-    elif revision is not None:
-        raise ConfigError("a folder has no revision", where=name, hint="leave the revision out")
+    folder = (store_folder(name) if name.startswith("file://") else None) or Path(name)
+    if name.startswith("s3://") or folder.is_dir():
+        if revision is not None:
+            raise ConfigError("only a model of the hub has a revision", where=name, hint="leave the revision out")
+        folder = folder if folder.is_dir() else from_store(name, options)
+    elif _looks_like_a_path(name):
+        raise MissingInputError("no such folder", where=name, hint="name a base model's folder, or one on the hub")
+    else:
+        name, _, commit = name.partition("@")
+        folder, revision = from_hub(name, commit or revision)
     require_model(folder, name)
     return Base(name, revision, folder, model_digest(folder), load_token_counter(str(folder)).digest)
 

@@ -166,7 +166,7 @@ def _from_transformers(name: str, source: str, *, revision: str | None) -> Model
         ) from error
     try:
         loaded: Any = AutoTokenizer.from_pretrained(source, revision=revision or "main")
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
         raise MissingInputError(f"cannot be loaded: {error}", where=source) from error
     backend: Tokenizer | None = getattr(loaded, "backend_tokenizer", None)
     if backend is None:

@@ -8,6 +8,7 @@ from jobs.mail.template import (
     Segment,
     message_header,
     render,
+    render_prompt,
     segments,
     subject_header,
 )
@@ -58,3 +59,11 @@ def test_segments_are_the_strings_that_are_counted(subject, found):
         expected += [message_header(sender, date), body, BODY_END]
     assert [text[part.start : part.end] for part in parts] == expected
     assert parts[0] == Segment("subject", 0, len(expected[0]))
+
+
+@given(lines, messages, st.text(max_size=60))
+def test_a_prompt_is_a_text_up_to_the_body_that_is_asked_for(subject, mails, body):
+    whole, spans = render(subject, [*mails, ("b@x.example", DATE, body)])
+    prompt, bodies = render_prompt(subject, mails, "b@x.example", DATE)
+    assert whole == prompt + body + BODY_END
+    assert [*bodies, (len(prompt), len(prompt) + len(body))] == spans

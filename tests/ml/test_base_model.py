@@ -88,7 +88,7 @@ def test_no_such_folder(name):
 
 
 def test_a_folder_has_no_revision(base_folder):
-    with pytest.raises(ConfigError, match="no revision"):
+    with pytest.raises(ConfigError, match="only a model of the hub"):
         find_base(str(base_folder), "main")
 
 
@@ -236,6 +236,8 @@ def test_a_model_in_a_store(model_url, base, tmp_path):
     found = find_base(model_url)
     assert (found.name, found.digest, found.tokenizer_digest) == (model_url, base.digest, base.tokenizer_digest)
     load_model(found, device=CPU)
+    with pytest.raises(ConfigError, match="only a model of the hub"):
+        find_base(model_url, "main")
     store = open_store(model_url)
     store.delete("model.safetensors")
     store.put("pytorch_model.bin", b"pickle")
