@@ -29,6 +29,7 @@ _STAGE = click.Choice([row.name for row in STAGES])
 @click.option("--no-cleanup", is_flag=True, help="Keep what spec.retention would have deleted at the cycle's end.")
 @click.option("--take-over", is_flag=True, help="Break the claim of a run elsewhere that is known to be dead.")
 @click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]), help="Where models run.  [default: the best]")
+@click.option("--progress-port", type=click.IntRange(0, 65_535), help="Serve training's /progress and /metrics there.")
 @options.workers
 @click.option("--json", "as_json", is_flag=True, help="Print the cycle's status as JSON at the end.")
 def command(
@@ -42,6 +43,7 @@ def command(
     no_cleanup: bool,
     take_over: bool,
     device: str | None,
+    progress_port: int | None,
     workers: int | None,
     as_json: bool,
 ) -> None:
@@ -71,7 +73,7 @@ def command(
     if attempt and not only:
         raise UsageError("--attempt is for --only: a whole run knows its attempts itself")
     cycle = located(load_cycle(file), Path.cwd() if file == STANDARD else file.parent)
-    machine = Machine(workers=workers, device=device)
+    machine = Machine(workers=workers, device=device, progress_port=progress_port)
     url = store or cycle.spec.archive_url
     session = Session(cycle, url, _say, machine, again=again, cleanup=not no_cleanup)
     try:

@@ -28,7 +28,7 @@ def located(cycle: RetrainCycle, folder: Path) -> RetrainCycle:
     """
     spec = cycle.spec
     store = spec.store.model_copy(update={"url": _path(spec.store.url, folder)})
-    model = spec.model.model_copy(update={"base": _model(spec.model.base, folder)})
+    model = _with_revision(spec.model.model_copy(update={"base": _model(spec.model.base, folder)}))
     embedding_model = _model(spec.evaluation.embedding_model, folder)
     evaluation = spec.evaluation.model_copy(update={"embedding_model": embedding_model})
     sources = [_source(source, folder) for source in spec.sources]
@@ -54,6 +54,14 @@ def _model(name: str, folder: Path) -> str:
         return name
     path = _path(name, folder)
     return path if name.startswith(_PATH_STARTS) or Path(path).is_dir() else name
+
+
+def _with_revision(model: ModelSpec) -> ModelSpec:
+    """`org/model@revision` in two fields, unless the revision has been given in its own."""
+    name, separator, revision = model.base.rpartition("@")
+    if not separator or model.revision or not is_on_hub(model.base):
+        return model
+    return model.model_copy(update={"base": name, "revision": revision})
 
 
 def store_options(store: StoreSpec) -> StoreOptions:
@@ -85,7 +93,7 @@ def pinned(cycle: RetrainCycle, store: Store) -> RetrainCycle:
     """The cycle with the commit of a base model on the hub, where its file names none.
 
     It is the one that the archive's adapters are of; else the one that this cycle has begun with; else the
-    newest, for which the model is fetched. Models elsewhere have no commit.
+    newest. Models elsewhere have no commit.
     """
     model = cycle.spec.model
     if not is_on_hub(model.base) or (model.revision and _COMMIT.fullmatch(model.revision)):
@@ -117,7 +125,8 @@ def _begun_with(model: ModelSpec, cycle: str, store: Store) -> str | None:
     return revision if name == model.base else None
 
 
-def _found_revision(model: ModelSpec) -> str | None:
-    from jobs.ml.base_model import find_base
+def _found_revision(model: ModelSpec) -> str:
+    """The commit on the hub; of the model's files only its configuration is fetched."""
+    from jobs.ml.fetching import from_hub
 
-    return find_base(model.base, model.revision).revision
+    return from_hub(model.base, model.revision, choose=lambda _names, _where: ["config.json"])[1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from jobs.assignments.archive import Archive
 from jobs.contracts.artifacts import finished_key
 from jobs.contracts.cycle import RetrainCycle
-from jobs.contracts.errors import MissingInputError, RefrainError
+from jobs.contracts.errors import MissingInputError, RefrainError, StoppedError
 from jobs.contracts.records import Json
 from jobs.contracts.stages import stage
 from jobs.contracts.store import Store, StoreOptions, open_store
@@ -123,6 +123,8 @@ class Session:
     def failed(self, error: RefrainError) -> Json:
         """The status as JSON after an error."""
         status = self._status()
+        if isinstance(error, StoppedError):  # it has saved, and goes on another time
+            return self.report(status)
         step = self._run.current if self._run else None
         return self.report(Status("Failed", step or status.step, status.stages, str(error)))
 

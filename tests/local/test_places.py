@@ -125,6 +125,13 @@ def test_the_newest_commit_where_nothing_is_known(store: Store, found: list[str 
     assert found == [None, "main"]
 
 
+def test_a_revision_may_stand_behind_the_name(store: Store, found: list[str | None]) -> None:
+    model = cycle_of(Path("/x"), model={"base": f"org/model@{OTHER}"}).spec.model
+    assert (model.base, model.revision) == ("org/model", OTHER)
+    assert cycle_of(Path("/x"), model={"base": "./a@b"}).spec.model.revision is None
+    assert found == []
+
+
 def test_a_commit_is_taken_as_it_is(store: Store, found: list[str | None]) -> None:
     assert revision_of(store, revision=OTHER) == OTHER
     assert revision_of(store, base="/models/x") is None

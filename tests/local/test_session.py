@@ -14,7 +14,7 @@ from local.killing import contents
 
 from jobs.contracts.artifacts import finished_key
 from jobs.contracts.cycle import RetrainCycle
-from jobs.contracts.errors import ConfigError, InputError, MissingInputError
+from jobs.contracts.errors import ConfigError, InputError, MissingInputError, StoppedError
 from jobs.contracts.store import open_store
 from jobs.local.configs import Machine
 from jobs.local.session import Session
@@ -215,6 +215,16 @@ def test_after_a_failure_it_goes_on_where_it_stopped(played: Played, place: Path
     before = ONCE[: ONCE.index(stage)]
     assert played.ran == [(one, 0) for one in [*before, stage, *ONCE[ONCE.index(stage) :]]]
     assert [line.split()[0] for line in again.lines if "had finished" in line][5:] == before
+
+
+def test_to_be_stopped_is_no_failure(played: Played, place: Path) -> None:
+    played.fails["train"] = StoppedError("told to stop")
+    told = Told(cycle_of(place))
+    with pytest.raises(StoppedError) as stopped:
+        told.run()
+    report = told.session.failed(stopped.value)
+    assert (report["state"], report["stage"]) == ("Running", "train")
+    assert Told(cycle_of(place)).run().state == "Promoted"
 
 
 def test_a_failure_in_a_further_attempt(played: Played, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
