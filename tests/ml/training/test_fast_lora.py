@@ -7,9 +7,11 @@ import pytest
 import torch
 from ml.training.small_models import VOCABULARY, batch, distance, model
 from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 
 from jobs.ml.adapters import add_adapter
+from jobs.ml.encoding import IGNORED
 from jobs.ml.training.fast_lora import FastLinear, _dropped, _LoraLinear, speed_up
 from jobs.ml.training.loss_model import LossModel
 
@@ -142,6 +144,38 @@ def test_less_is_kept_for_the_backward_pass() -> None:
         kept.append(sum(storages.values()))
         del loss
     assert kept[1] < 0.5 * kept[0]
+
+
+class MatrixProducts(TorchDispatchMode):
+    """Counts the floating-point operations of what is multiplied meanwhile, attention left out."""
+
+    operations = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name in {"mm", "addmm", "addmm_"}:
+            left, right = args[-2:]
+            self.operations += 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_computed_that_need_not_be() -> None:
+    """Matrix products of one step, counted: no gradient of a frozen weight, no logits of what is no target."""
+    peft_model = adapted(tie_word_embeddings=False)
+    speed_up(peft_model)
+    whole, tensors = LossModel(peft_model).train(), batch()
+    with MatrixProducts() as counted:
+        whole(**tensors).backward()
+    num_tokens = tensors["input_ids"][:, 1:].numel()
+    num_targets = int((tensors["labels"][:, 1:] != IGNORED).sum())
+    layers = [module for module in peft_model.modules() if isinstance(module, FastLinear)]
+    weights = sum(layer.weight.numel() for layer in layers)
+    adapters = sum(one.numel() for one in peft_model.parameters() if one.requires_grad)
+    # Below the first layer nothing is trained: what goes into its query, key and value needs no gradient.
+    first = layers[:3]
+    spared = sum(2 * layer.weight.numel() + 2 * layer.lora_A["default"].weight.numel() for layer in first)
+    expected = num_tokens * (4 * weights + 6 * adapters - spared) + num_targets * 4 * VOCABULARY * 32
+    assert counted.operations == expected
 
 
 def test_other_layers_are_left_alone() -> None:
