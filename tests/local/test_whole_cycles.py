@@ -141,11 +141,10 @@ def test_weeks_through_the_command(command: Callable[..., tuple[Json, str]], pla
 def test_stages_in_processes_of_their_own_leave_the_same_bytes(
     command: Callable[..., tuple[Json, str]], place: Path
 ) -> None:
-    again = {"strategy": "LowestLoss", "improvementThreshold": 10, "maxRetrainAttempts": 1}
-    cycle = whole_cycle("w1", "1.mbox", selection=again)
+    cycle = whole_cycle("w1", "1.mbox")
     whole, _ = command(cycle)
     url = (place / "single").as_uri()
     for one in whole["stages"]:
-        status, _ = command(cycle, "--store", url, "--only", one["name"], "--attempt", one["attempt"])
+        status, _ = command(cycle, "--store", url, "--only", one["name"])
     assert status == whole
     assert contents(url) == contents((place / "store" / "workshop").as_uri())

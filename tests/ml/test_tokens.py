@@ -145,3 +145,24 @@ def test_a_folder_that_transformers_cannot_read(tmp_path):
     require(find_spec("transformers"), "transformers is not installed")
     with pytest.raises(MissingInputError, match="cannot be loaded"):
         load_token_counter(str(tmp_path))
+
+
+@pytest.mark.parametrize("s3_server", ["moto"], indirect=True)
+def test_a_tokenizer_in_a_store(s3_server, tmp_path):
+    path = tmp_path / "tokenizer.json"
+    trained().save(str(path))
+    bucket = s3_server.make_bucket()
+    s3_server.client().put_object(Bucket=bucket, Key="models/tiny/tokenizer.json", Body=path.read_bytes())
+    here = load_token_counter(str(path))
+    for name in (
+        f"s3://{bucket}/models/tiny",
+        f"s3://{bucket}/models/tiny/",
+        f"s3://{bucket}/models/tiny/tokenizer.json",
+    ):
+        there = load_token_counter(name)
+        assert (there.digest, there.count(TEXTS)) == (here.digest, here.count(TEXTS))
+    with pytest.raises(MissingInputError, match="no such object"):
+        load_token_counter(f"s3://{bucket}/models/absent")
+    s3_server.client().put_object(Bucket=bucket, Key="models/bad/tokenizer.json", Body=b"{}")
+    with pytest.raises(InputError, match="not a tokenizer"):
+        load_token_counter(f"s3://{bucket}/models/bad")
