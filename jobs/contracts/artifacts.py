@@ -7,7 +7,7 @@ Keys are relative to the root of an archive: `s3://bucket/archive` or `file:///f
     chunks/<window>/<split>-<digest>.jsonl.zst     texts, written before the segment that names them
     messages/ lengths/ fingerprints/ exclusions/   likewise
     base.json                                the base model, fixed by the first cycle that trains
-    index/                                   passages and embeddings, a part for each segment
+    index/<model>/<window>/<split>-….parquet       passages and embeddings (`jobs.retrieval.parts`)
     cycles/<cycle>/<stage>/<file>            what a stage of one cycle wrote
     cycles/<cycle>/<stage>/_SUCCESS.json     its marker, written last: now it counts
     cycles/<cycle>/retrain-<n>/<stage>/…     likewise, of its n-th further attempt

@@ -78,9 +78,12 @@ class Embedder:
             return self._vectors([self._document + text for text in texts], tell)
 
     def queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """A vector for each question, (texts, dimension)."""
+        """A vector for each question, (texts, dimension): the same bits whatever else is asked, for each goes alone."""
+        vectors = np.empty((len(texts), self.dimension), np.float32)
         with torch.inference_mode():
-            return self._vectors([self._query + text for text in texts], lambda _: None)
+            for row, text in enumerate(texts):
+                vectors[row] = self._vectors([self._query + text], lambda _: None)[0]
+        return vectors
 
     def _vectors(self, texts: Sequence[str], tell: Callable[[int], object]) -> NDArray[np.float32]:
         vectors = np.empty((len(texts), self.dimension), np.float32)
