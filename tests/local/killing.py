@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ def run_cycle(cycle: RetrainCycle, url: str, deadly: Deadly | None = None, **set
 def _run(cycle: RetrainCycle, url: str, deadly: Deadly | None, settings: dict[str, Any]) -> None:
     if deadly is not None:
         die_at_writes(deadly)
+    tempfile.tempdir = str(cycle.spec.store.url)  # what is killed leaves its scratch behind
+    Path(tempfile.tempdir).mkdir(parents=True, exist_ok=True)
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for the life of this process
     Session(cycle, url, lambda _line: None, Machine(workers=1, device="cpu")).run(**settings)
 

@@ -32,6 +32,7 @@ class Warm:
             "OMP_NUM_THREADS": "1",
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",
+            "TMPDIR": str(log.parent),  # what is killed leaves its scratch behind
         }
         self._log = log
         with log.open("wb") as output:
