@@ -45,32 +45,34 @@ class FastLinear(Linear):
         if not self.training or self.disable_adapters or self.merged or args or kwargs:
             return super().forward(x, *args, **kwargs)
         (name,) = self.lora_A
-        base, scaling = self.base_layer, self.scaling[name]
-        down, up = self.lora_A[name].weight.to(x.dtype), self.lora_B[name].weight.to(x.dtype)
-        dropout = getattr(self.lora_dropout[name], "p", 0.0)
+        base, dropout = self.base_layer, getattr(self.lora_dropout[name], "p", 0.0)
+        # What is scaled are the adapter's weights: they are far smaller than what goes through them.
+        down = (self.lora_A[name].weight / (1 - dropout)).to(x.dtype)
+        up = (self.lora_B[name].weight * self.scaling[name]).to(x.dtype)
         if torch.compiler.is_compiling():  # it fuses better what it sees through
-            dropped = torch.nn.functional.dropout(x, dropout)
-            return base(x) + torch.nn.functional.linear(torch.nn.functional.linear(dropped, down), up * scaling)
-        seed = int(torch.randint(2**62, ())) if dropout else 0
-        flat = x.flatten(0, -2)
-        result = _LoraLinear.apply(flat, base.weight, base.bias, down, up, scaling, dropout, seed)
+            kept = x * (torch.rand_like(x, dtype=torch.float32) >= dropout) if dropout else x
+            return base(x) + torch.nn.functional.linear(torch.nn.functional.linear(kept, down), up)
+        seed = int(torch.randint(2**62, ())) if dropout else None
+        result = _LoraLinear.apply(x.flatten(0, -2), base.weight, base.bias, down, up, dropout, seed)
         return result.unflatten(0, x.shape[:-1])
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x·Wᵀ + bias + scaling·(dropout(x)·Aᵀ)·Bᵀ.
+    """x·Wᵀ + bias + ((mask ∘ x)·Aᵀ)·Bᵀ.
 
-    x is [tokens, in], W (frozen) [out, in], A (`down`) [rank, in] and B (`up`) [out, rank].
+    x is [tokens, in], W (frozen) [out, in], A (`down`) [rank, in] and B (`up`) [out, rank]; the mask follows
+    from the seed, and is ones without one.
     """
 
     @staticmethod
     def forward(  # noqa: PLR0917 - torch's way of calling
-        ctx: Any, x: Any, weight: Any, bias: Any, down: Any, up: Any, scaling: float, dropout: float, seed: int
+        ctx: Any, x: Any, weight: Any, bias: Any, down: Any, up: Any, dropout: float, seed: int | None
     ) -> torch.Tensor:
-        ctx.scaling, ctx.dropout, ctx.seed = scaling, dropout, seed
-        hidden = _dropped(x, dropout, seed) @ down.T
+        ctx.dropout, ctx.seed = dropout, seed
+        kept = x if seed is None else _mask(x, dropout, seed).mul_(x)
+        hidden = kept @ down.T
         result = torch.nn.functional.linear(x, weight, bias)
-        result.addmm_(hidden, up.T, alpha=scaling)
+        result.addmm_(hidden, up.T)
         ctx.save_for_backward(x, weight, down, up, hidden)
         return result
 
@@ -78,23 +80,19 @@ class _LoraLinear(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
         x, weight, down, up, hidden = ctx.saved_tensors
-        grad_up = (grad.T @ hidden).mul_(ctx.scaling)
-        grad_hidden = (grad @ up).mul_(ctx.scaling)
-        grad_down = grad_hidden.T @ _dropped(x, ctx.dropout, ctx.seed)
+        mask = None if ctx.seed is None else _mask(x, ctx.dropout, ctx.seed)
+        grad_hidden = grad @ up
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_x = grad @ weight
-            if ctx.dropout:
-                grad_x += _dropped(grad_hidden @ down, ctx.dropout, ctx.seed)
-            else:
+            if mask is None:
                 grad_x.addmm_(grad_hidden, down)
-        return grad_x, None, None, grad_down, grad_up, None, None, None
+            else:
+                grad_x.addcmul_(grad_hidden @ down, mask)
+        kept = x if mask is None else mask.mul_(x)
+        return grad_x, None, None, grad_hidden.T @ kept, grad.T @ hidden, None, None
 
 
-def _dropped(x: torch.Tensor, dropout: float, seed: int) -> torch.Tensor:
-    """With that share of it zero and the rest larger in proportion; equal seeds take the same."""
-    if not dropout:
-        return x
-    generator = torch.Generator(x.device).manual_seed(seed)
-    kept = torch.empty_like(x).bernoulli_(1 - dropout, generator=generator)
-    return kept.mul_(x).div_(1 - dropout)
+def _mask(x: torch.Tensor, dropout: float, seed: int) -> torch.Tensor:
+    """Zeros, in that share, and ones; as large as x, and for equal seeds the same."""
+    return torch.empty_like(x).bernoulli_(1 - dropout, generator=torch.Generator(x.device).manual_seed(seed))
