@@ -29,62 +29,79 @@ class _Update:
     """What an adapter adds to one weight: scale · B A."""
 
     name: str
-    weight: torch.Tensor
+    weight: torch.nn.Parameter
     a: torch.Tensor
     b: torch.Tensor
     scale: float
     transposed: bool
     """GPT-2's layers hold their weights as [in, out]."""
 
-    def added_to(self, original: torch.Tensor) -> torch.Tensor:
-        """The merged weight, summed in fp32 whatever the model's precision."""
-        device = self.weight.device
-        update = self.scale * (self.b.to(device).float() @ self.a.to(device).float())
-        return original.to(device).float() + (update.T if self.transposed else update)
+    def add(self, original: torch.Tensor, out: torch.Tensor) -> None:
+        """Put the original weight and the update into `out`; summed in fp32 whatever the model's precision."""
+        first, second = (self.a.T, self.b.T) if self.transposed else (self.b, self.a)
+        first, second = first.to(out.device).float(), second.to(out.device).float()
+        if out.dtype == torch.float32 and original.device == out.device:
+            torch.addmm(original, first, second, alpha=self.scale, out=out)  # without a copy of its own
+        else:
+            out.copy_(original.to(out.device).float().addmm_(first, second, alpha=self.scale))
+
+
+class _Place:
+    """A weight that adapters touch: the base's own, and where a merged one is put."""
+
+    def __init__(self, weight: torch.nn.Parameter) -> None:
+        self._weight = weight
+        own = weight.data
+        if own.is_cuda and torch.cuda.mem_get_info(own.device)[0] < 8 * own.nbytes:
+            self._original, self._merged = own.to("cpu", copy=True), own  # the GPU has no room for both
+        else:
+            self._original, self._merged = own, torch.empty_like(own)
+
+    def merge(self, update: _Update) -> None:
+        """Base and update."""
+        update.add(self._original, self._merged)
+        self._weight.data = self._merged
+
+    def restore(self) -> None:
+        """The base's own."""
+        if self._original.device == self._merged.device:
+            self._weight.data = self._original
+        else:
+            self._merged.copy_(self._original)
 
 
 class AdapterSwitch:
     """One loaded base model, and adapters merged into it in turn, one at a time, of any ranks.
 
-    Merged, an adapter costs nothing in the forward pass. The weights that adapters touch are kept as they
-    were and copied back, so that the base is bit-equal whenever no adapter is in use.
+    Merged, an adapter costs nothing in the forward pass. The base's own weights are never written to (but on
+    a GPU without room for both, where they wait in the machine's memory), so that the base is bit-equal
+    whenever no adapter is in use. It takes as much memory again as the layers that adapters touch.
     """
 
     def __init__(self, model: Any, base: Base) -> None:
         self._model = model
         self._base = base
-        self._originals: dict[str, torch.Tensor] = {}
+        self._places: dict[str, _Place] = {}
 
-    @torch.no_grad()
     def use(self, folder: Path | None) -> Any:
         """The model with the adapter merged into it, or as the base is for None.
 
         For errors see `jobs.ml.adapters.load_adapter`; after one the model is as the base is.
         """
-        self._restore()
+        for place in self._places.values():
+            place.restore()
         if folder is None:
             return self._model
-        updates = _updates(self._model, folder, self._base)
         try:
-            for update in updates:
-                if update.name not in self._originals:
-                    self._originals[update.name] = _kept(update.weight)
-                update.weight.copy_(update.added_to(self._originals[update.name]))
+            with torch.no_grad():
+                for update in _updates(self._model, folder, self._base):
+                    if update.name not in self._places:
+                        self._places[update.name] = _Place(update.weight)
+                    self._places[update.name].merge(update)
         except BaseException:
-            self._restore()
+            self.use(None)
             raise
         return self._model
-
-    def _restore(self) -> None:
-        for name, original in self._originals.items():
-            self._model.get_submodule(name).weight.data.copy_(original)
-
-
-def _kept(weight: torch.Tensor) -> torch.Tensor:
-    """A copy: beside the weight, or in the machine's memory where a GPU has little left."""
-    if weight.is_cuda and torch.cuda.mem_get_info(weight.device)[0] < 8 * weight.nbytes:
-        return weight.to("cpu", copy=True)
-    return weight.clone()
 
 
 def _updates(model: Any, folder: Path, base: Base) -> list[_Update]:
@@ -107,7 +124,7 @@ def _updates(model: Any, folder: Path, base: Base) -> list[_Update]:
 def _update(model: Any, name: str, pair: tuple[torch.Tensor, torch.Tensor], settings: Json) -> _Update:
     a, b = pair
     try:
-        weight = model.get_submodule(name).weight.data
+        weight = model.get_submodule(name).weight
     except AttributeError as error:
         raise ValueError(f"there is no {name}") from error
     if not weight.is_floating_point():
@@ -129,11 +146,11 @@ def merge_adapter(base: Base, folder: Path, out: Path) -> None:
     new_folder(out, lambda target: _write_merged(base, folder, target))
 
 
-@torch.no_grad()
 def _write_merged(base: Base, folder: Path, target: Path) -> None:
     model = load_model(base, device=torch.device("cpu"), precision="stored")
-    for update in _updates(model, folder, base):
-        update.weight.copy_(update.added_to(update.weight))
+    with torch.no_grad():
+        for update in _updates(model, folder, base):
+            update.add(update.weight.data, update.weight.data)
     with quiet_libraries():
         model.save_pretrained(target)
     for path in _kept_as_they_are(base.folder):

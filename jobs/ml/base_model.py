@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +157,10 @@ def _quantization_options(device: Any, quantization: str | None) -> dict[str, An
     import torch
     from transformers import BitsAndBytesConfig
 
-    try:
-        import bitsandbytes  # noqa: F401 - told before a download's worth of weights is read
-    except ImportError as error:
+    if find_spec("bitsandbytes") is None:
         raise ConfigError(
             "bitsandbytes is not installed", where="quantization", hint="pip install 'refrain[quantized]'"
-        ) from error
+        )
     settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     return {"quantization_config": settings, "device_map": {"": device}}
 
