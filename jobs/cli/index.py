@@ -29,6 +29,11 @@ from jobs.cli.replay_options import named, tell
 @click.option("--embedding-revision", help="Its commit on the hub.")
 @click.option("--device", help="Where to compute: cpu, cuda, mps.  [default: the best there is]")
 @click.option("--workers", type=click.IntRange(1), help="Threads of the CPU.  [default: all CPUs]")
+@click.option(
+    "--faiss",
+    type=options.Place(path_type=Path),
+    help="With plain files: also write all vectors as an IndexFlatIP, and their passages as .jsonl beside it.",
+)
 @options.store
 @options.cycle
 @options.again
@@ -41,6 +46,7 @@ def command(
     embedding_revision: str | None,
     device: str | None,
     workers: int | None,
+    faiss: Path | None,
     store: str | None,
     cycle: str,
     again: bool,
@@ -57,8 +63,13 @@ def command(
     from jobs.stages.index import Config, run
 
     config = Config(embedding_model, embedding_revision, device, workers)
-    if options.is_store_alone(store, "assignments", "splits", "vector_db"):
+    if options.is_store_alone(store, "assignments", "splits", "vector_db", "faiss"):
         tell("index", options.in_store("index", config, store or "", cycle, again=again))
         return
     paths = named(assignments=assignments or Path("assignments.json"), messages=splits)
     tell("index", run(config, Inputs(paths), Outputs({"vector_index": vector_db / "index.json"})))
+    if faiss is not None:
+        from jobs.ml.faiss_file import write_faiss
+        from jobs.ml.vector_index import Index
+
+        write_faiss(Index.open(vector_db / "index.json"), faiss)

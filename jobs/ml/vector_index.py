@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
     from jobs.ml.embedding import Embedder
 
+Ranking = list[tuple[int, float]]
+"""Rows and their scores, best first."""
+
 FUSED_DEPTH = 100
 """How much of each ranking is fused; more where more passages are asked for."""
 
@@ -86,6 +89,11 @@ class Index:
         """The ids of all passages, by (date, id)."""
         return self._ids
 
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """Their vectors, of length 1, in the same order: (passages, dimension)."""
+        return self._vectors
+
     def passage(self, passage_id: str) -> Passage:
         """The passage of that id; UsageError where there is none."""
         row = self._rows.get(passage_id)
@@ -93,36 +101,57 @@ class Index:
             raise UsageError(f"no such passage: {passage_id}")
         return Passage(**self._table.slice(row, 1).to_pylist()[0])
 
-    def search(self, queries: Sequence[Query], *, k: int, mode: Mode = "hybrid") -> list[list[Hit]]:
+    def search(
+        self, queries: Sequence[Query], *, k: int, mode: Mode = "hybrid", one_per_mail: bool = True
+    ) -> list[list[Hit]]:
         """The best passages for each query, best first: at most k, fewer where fewer may answer it.
 
-        The answer to a query does not depend on the others. Equal scores are in the order of passage ids.
-        UsageError for an empty query or k below 1.
+        Of a mail in several passages the best one alone counts, unless `one_per_mail` is false. The answer to a
+        query does not depend on the others. Equal scores are in the order of passage ids. UsageError for an
+        empty query or k below 1.
         """
         _check(queries, k, mode)
-        if not queries or not len(self):
-            return [[] for _ in queries]
-        depth = max(k, FUSED_DEPTH) if mode == "hybrid" else k
-        rankings: dict[str, list[list[tuple[int, float]]]] = {}
-        if mode != "bm25":
-            rankings["dense"] = self._dense(queries, depth)
-        if mode != "dense":
-            rankings["bm25"] = self._lexical(queries, depth)
-        return [self._hits({name: found[at] for name, found in rankings.items()}, k) for at in range(len(queries))]
+        answers: list[list[Hit]] = [[] for _ in queries]
+        waiting = list(range(len(queries))) if len(self) else []
+        depth = max(k, FUSED_DEPTH) if one_per_mail or mode == "hybrid" else k
+        while waiting:
+            rankings = self._rankings([queries[at] for at in waiting], depth, mode)
+            for at, ranking in zip(waiting, rankings, strict=True):
+                answers[at] = self._hits(ranking, k, one_per_mail=one_per_mail)
+            cut_off = [any(len(found) == depth for found in ranking.values()) for ranking in rankings]
+            # Where few mails fill the rankings, more of them lie deeper.
+            waiting = [at for at, more in zip(waiting, cut_off, strict=True) if more and len(answers[at]) < k]
+            depth *= 4
+        return answers
 
-    def _hits(self, rankings: dict[str, list[tuple[int, float]]], k: int) -> list[Hit]:
+    def _rankings(self, queries: Sequence[Query], depth: int, mode: Mode) -> list[dict[str, Ranking]]:
+        """By name, what each ranking finds for each query."""
+        found: dict[str, list[Ranking]] = {}
+        if mode != "bm25":
+            found["dense"] = self._dense(queries, depth)
+        if mode != "dense":
+            found["bm25"] = self._lexical(queries, depth)
+        return [{name: rankings[at] for name, rankings in found.items()} for at in range(len(queries))]
+
+    def _hits(self, rankings: dict[str, Ranking], k: int, *, one_per_mail: bool) -> list[Hit]:
         fused = fuse({name: [self._ids[row] for row, _ in found] for name, found in rankings.items()})
         if len(rankings) == 1:
             (scores,) = ({self._ids[row]: score for row, score in found} for found in rankings.values())
             fused = [(one, scores[one], ranks) for one, _, ranks in fused]
-        return [Hit(one, self._message_ids[self._rows[one]], score, ranks) for one, score, ranks in fused[:k]]
+        hits: dict[str, Hit] = {}
+        for one, score, ranks in fused:
+            message_id = self._message_ids[self._rows[one]]
+            hits.setdefault(message_id if one_per_mail else one, Hit(one, message_id, score, ranks))
+            if len(hits) == k:
+                break
+        return list(hits.values())
 
-    def _dense(self, queries: Sequence[Query], k: int) -> list[list[tuple[int, float]]]:
+    def _dense(self, queries: Sequence[Query], k: int) -> list[Ranking]:
         vectors = self._embedder.get().queries([query.text for query in queries])
         ends = np.array([self._end(query) for query in queries])
         return nearest(self._vectors, vectors, ends, [self._excluded(query) for query in queries], k)
 
-    def _lexical(self, queries: Sequence[Query], k: int) -> list[list[tuple[int, float]]]:
+    def _lexical(self, queries: Sequence[Query], k: int) -> list[Ranking]:
         return [self._word_index.search(one.text, self._end(one), self._excluded(one), k) for one in queries]
 
     def _end(self, query: Query) -> int:

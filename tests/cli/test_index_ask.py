@@ -104,7 +104,8 @@ def test_plain_files(files: Path, embedder: str, base: Path, capfd: pytest.Captu
     got = asked(capfd, "--vector-db", "vector_db", "--base", base, "--max-new-tokens", 8)
     assert isinstance(got["answer"], str)
     assert got["model"]["adapter"] is None
-    assert refrain("index", "--embedding-model", embedder) == 0
+    assert refrain("index", "--embedding-model", embedder, "--faiss", "all.faiss") == 0
+    assert len((files / "all.jsonl").read_text().splitlines()) >= 4
     assert "0 passages embedded now" in capfd.readouterr().err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from dataclasses import replace
 from itertools import pairwise
@@ -15,12 +16,14 @@ from ml.tiny_embedder import tiny_embedder
 from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, UsageError
 from jobs.contracts.records import Message
 from jobs.files import write_json
+from jobs.ml import vector_index
 from jobs.ml.embedding import Embedder
 from jobs.ml.embedding_files import find_embedding_model
+from jobs.ml.faiss_file import write_faiss
 from jobs.ml.vector_index import Index
 from jobs.retrieval.parts import Catalogue, Source, pack, part_key, read_key
 from jobs.retrieval.passages import cut, embedded_text
-from jobs.retrieval.query import MODES, Mode, Query
+from jobs.retrieval.query import MODES, Mode, Passage, Query
 
 WORDS = ("reshape", "array", "pancake", "plan", "raid", "disk", "meeting", "kernel", "patch", "bug")
 
@@ -87,7 +90,7 @@ def allowed(index: Index, query: Query) -> list[str]:
 
 
 def test_by_vectors_it_is_the_nearest_of_those_that_may_answer(index: Index, model: Embedder) -> None:
-    got = index.search(QUERIES, k=7, mode="dense")
+    got = index.search(QUERIES, k=7, mode="dense", one_per_mail=False)
     vectors = {
         one: model.documents([embedded_text(index.passage(one))])[0].astype(np.float16) for one in index.passage_ids
     }
@@ -102,7 +105,7 @@ def test_by_vectors_it_is_the_nearest_of_those_that_may_answer(index: Index, mod
 
 @pytest.mark.parametrize("mode", MODES)
 def test_the_cut_by_date_and_the_exclusions_hold(index: Index, mode: Mode) -> None:
-    for query, hits in zip(QUERIES, index.search(QUERIES, k=500, mode=mode), strict=True):
+    for query, hits in zip(QUERIES, index.search(QUERIES, k=500, mode=mode, one_per_mail=False), strict=True):
         may = allowed(index, query)
         assert {hit.passage_id for hit in hits} <= set(may)
         if mode != "bm25":  # there something must be shared
@@ -120,7 +123,7 @@ def test_the_moment_itself_is_not_earlier(index: Index) -> None:
 
 
 def test_the_two_rankings_are_fused(index: Index) -> None:
-    (hybrid,), (dense,), (bm25,) = (index.search([QUERIES[0]], k=20, mode=mode) for mode in MODES)
+    (hybrid,), (dense,), (bm25,) = (index.search([QUERIES[0]], k=20, mode=mode, one_per_mail=False) for mode in MODES)
     ranks = {
         name: {hit.passage_id: rank for rank, hit in enumerate(hits, 1)}
         for name, hits in (("dense", dense), ("bm25", bm25))
@@ -154,9 +157,24 @@ def test_equal_texts_come_in_the_order_of_ids(index: Index) -> None:
 
 
 def test_more_than_there_is(index: Index) -> None:
-    (hits,) = index.search([Query("plan")], k=10_000)
+    (hits,) = index.search([Query("plan")], k=10_000, one_per_mail=False)
     assert len(hits) == len(index) == len(index.passage_ids)
     assert index.search([], k=5) == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("depth", [1, 3, 100])
+def test_of_a_mail_its_best_passage(index: Index, mode: Mode, depth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However deep the rankings have to be looked at for so many mails."""
+    every = index.search(QUERIES, k=len(index), mode=mode, one_per_mail=False)
+    assert any(len({hit.message_id for hit in hits}) < len(hits) for hits in every)
+    monkeypatch.setattr(vector_index, "FUSED_DEPTH", depth)
+    for hits, all_hits in zip(index.search(QUERIES, k=12, mode=mode), every, strict=True):
+        mails = [hit.message_id for hit in hits]
+        assert len(set(mails)) == len(mails) == min(12, len({hit.message_id for hit in all_hits}))
+        if mode != "hybrid":  # there the sums depend on how deep the rankings are
+            best = {hit.message_id: hit for hit in reversed(all_hits)}
+            assert hits == [hit for hit in all_hits if best[hit.message_id] == hit][:12]
 
 
 @pytest.mark.parametrize(
@@ -206,3 +224,16 @@ def test_an_index_without_passages_finds_nothing(folder: Path, tmp_path: Path, m
     index = Index.open(tmp_path / "index.json")
     assert len(index) == 0
     assert index.search([Query("plan"), replace(Query("x"), before="2024")], k=5) == [[], []]
+
+
+def test_as_faiss_s_own_file(index: Index, model: Embedder, tmp_path: Path) -> None:
+    import faiss
+
+    beside = write_faiss(index, tmp_path / "index.faiss")
+    passages = [Passage(**json.loads(line)) for line in beside.read_text().splitlines()]
+    assert passages == [index.passage(one) for one in index.passage_ids]
+    flat = faiss.read_index(str(tmp_path / "index.faiss"))
+    scores, rows = flat.search(model.queries(["pancake plan"]), 5)
+    (hits,) = index.search([Query("pancake plan")], k=5, mode="dense", one_per_mail=False)
+    assert scores[0].tolist() == pytest.approx([hit.score for hit in hits], abs=1e-6)
+    assert {passages[row].text for row in rows[0]} == {index.passage(hit.passage_id).text for hit in hits}
