@@ -12,6 +12,9 @@ import pytest
 from components import require
 from hypothesis import settings
 
+# Tests run beside each other: torch's threads would only wait for each other, spinning. Processes started here inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if os.environ.get("CI"):
     # What is searched at random at home is fixed there: a change is not stopped by somebody else's find.
     settings.register_profile("ci", derandomize=True, deadline=None)
