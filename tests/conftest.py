@@ -12,7 +12,7 @@ import pytest
 from components import require
 from hypothesis import settings
 
-# Tests run beside each other: torch's threads would only wait for each other, spinning. Processes started here inherit it.
+# Tests run beside each other: torch's threads would only wait for each other, spinning. Child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 if os.environ.get("CI"):
