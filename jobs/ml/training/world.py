@@ -123,7 +123,7 @@ def _connected(device_kind: str) -> Iterator[World]:
         if not _is_about_peers(error):
             raise
         raise TransientError(
-            f"another process of this training was lost: {str(error).splitlines()[0]}",
+            f"another process of this training was lost: {str(error).splitlines()[0]:.200}",
             hint="its own message says why; the same command again goes on from the newest checkpoint",
         ) from error
     finally:

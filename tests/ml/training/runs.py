@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,6 @@ def of_train(chunks: Sequence[Chunk], number: int) -> list[Chunk]:
 def train(base: Any, data: TrainingData, folder: Path, **settings: Any) -> Outcome:
     """Train into a folder; settings are those of the run, the adapter or the hyperparameters, whichever has them."""
     folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder.with_name(f"{folder.name}-scratch")
-    scratch.mkdir(exist_ok=True)
     calls = {name: settings.pop(name) for name in ("should_stop", "progress", "say") if name in settings}
     adapter = Adapter(**{name: settings.pop(name, value) for name, value in ADAPTER.items()})
     names = ("start_from", "processes", "report_folder", "device")
@@ -78,7 +77,8 @@ def train(base: Any, data: TrainingData, folder: Path, **settings: Any) -> Outco
     hyper = Hyperparameters(**SETTINGS | settings)
     digest = hashlib.sha256(f"{adapter} {hyper} {of_run.get('start_from')} {data.digest()}".encode()).hexdigest()
     run = Run(base, adapter, hyper, data, digest, **of_run)
-    return train_adapter(run, LocalItems(folder), scratch=scratch, **calls)
+    with tempfile.TemporaryDirectory() as scratch:
+        return train_adapter(run, LocalItems(folder), scratch=Path(scratch), **calls)
 
 
 def digest(folder: Path) -> str:

@@ -1,0 +1,99 @@
+"""An archive that is ready to be trained on, and its tiny base model; runs of `train` that die."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mailgen
+
+from jobs.contracts.store import open_store
+from jobs.runner import run_in_store
+from jobs.stages import parse, rehearse, sample, split, train, window
+
+CYCLE = "week-5"
+SETTINGS: dict[str, Any] = {
+    "learning_rate": 2e-2,
+    "rank": 4,
+    "alpha": 8.0,
+    "dropout": 0.1,
+    "save_steps": 3,
+    "micro_batch_tokens": 1,
+    "device": "cpu",
+    "tells": False,
+}
+
+
+def make(folder: Path) -> Path:
+    """A base model in base/, an archive in archive/ whose cycle has come to `train`, and its mail."""
+    from ml.tiny import tiny_base
+
+    mail = folder / "mail.mbox"
+    mailgen.write_mbox(mail, 110, seed=3, days=30)
+    tiny_base(folder / "base", [mail.read_text(encoding="utf-8", errors="replace")])
+    url = (folder / "archive").as_uri()
+    tokenizer = str(folder / "base")
+    bring(url, "parse", parse.Config((str(mail),), workers=1))
+    bring(url, "split", split.Config(window_period="week", tokenizer=tokenizer, workers=1, max_tokens=256))
+    bring(url, "window", window.Config())
+    bring(url, "rehearse", rehearse.Config())
+    bring(url, "sample", sample.Config(epochs=2, batch_size=4, tells=False))
+    return folder
+
+
+def bring(url: str, stage: str, config: Any) -> Any:
+    """One stage of the cycle."""
+    return run_in_store(stage, config, url=url, cycle=CYCLE)
+
+
+def copied(ready: Path, url: str) -> str:
+    """The archive once more, in another store; its URL."""
+    source, target = open_store((ready / "archive").as_uri(), read_only=True), open_store(url)
+    for key in list(source.list()):
+        target.put(key, source.get(key))
+    return url
+
+
+def settings(ready: Path, **others: Any) -> Any:
+    """The stage's settings."""
+    return train.Config(str(ready / "base"), **SETTINGS | others)
+
+
+def written(url: str) -> dict[str, bytes]:
+    """All that `train` has written, its marker included."""
+    store = open_store(url, read_only=True)
+    return {key: store.get(key) for key in store.list(f"cycles/{CYCLE}/train/")}
+
+
+def in_a_child(work: Callable[[], Any]) -> int:
+    """Do it in a forked process; its exit code, negative where a signal has killed it."""
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            work()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def export(ready: Path, folder: Path) -> Path:
+    """The plain files of the archive: assignments.json, chunks.json, splits/ and their kin."""
+    from jobs.assignments.archive import Archive
+    from jobs.intake.exports import export_all, export_split
+
+    folder.mkdir()
+    archive = Archive.open((ready / "archive").as_uri(), read_only=True)
+    export_all(archive, folder / "assignments.json")
+    for one in ("train", "val", "test"):
+        export_split(archive, one, folder / "splits" / f"{one}.json")
+    for stage, name in (("sample", "epoch_schedule.json"), ("window", "new_train.json"), ("window", "val.json")):
+        shutil.copyfile(ready / f"archive/cycles/{CYCLE}/{stage}/{name}", folder / name)
+    shutil.copyfile(ready / f"archive/cycles/{CYCLE}/rehearse/old_shards_train.json", folder / "old_shards_train.json")
+    return folder
