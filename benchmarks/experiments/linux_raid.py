@@ -33,7 +33,7 @@ RESULTS = HERE.parent / "experiments.md"
 FIRST, CYCLES, END = dt.date(2019, 7, 1), dt.date(2019, 9, 2), dt.date(2020, 1, 1)
 """Where the mail for the base model begins, the cycles' weeks, and where these end."""
 WEEK = "2019-w36"
-BASE = ("--vocabulary", "4096", "--steps", "600", "--batch", "8", "--messages-a-row", "2", "--max-tokens", "768")
+BASE = ("--vocabulary", "4096", "--steps", "600", "--batch", "4", "--row-tokens", "768")
 
 
 def main() -> None:

@@ -4,8 +4,10 @@
 
 reads the mail by `refrain parse` and `refrain split`, trains a byte-level BPE tokenizer and then all
 weights of the model, every token of the product's own template being a target, and saves both as
-Hugging Face's models are: config.json, model.safetensors, tokenizer.json. It takes a fixed number of
-steps, not a time: the same mail and arguments give the same bytes on the same machine and libraries.
+Hugging Face's models are: config.json, model.safetensors, tokenizer.json. Threads stand behind each
+other by date and are cut into rows of equal length, so that what was said in one helps with the next. It
+takes a fixed number of steps, not a time: the same mail and arguments give the same bytes on the
+same machine and libraries.
 """
 
 from __future__ import annotations
@@ -43,13 +45,11 @@ class Size:
     layers: int = 4
     heads: int = 4
     steps: int = 400
-    batch: int = 16
+    batch: int = 3
     learning_rate: float = 2e-3
     seed: int = 7
     positions: int = 4096
-    max_tokens: int = 512
-    """A row's; longer mails are cut into several."""
-    messages_a_row: int = 1
+    row_tokens: int = 512
 
 
 def main() -> None:
@@ -65,9 +65,8 @@ def main() -> None:
     started = time.monotonic()
     num_weights, num_rows = make(folder, mail, size)
     seconds = time.monotonic() - started
-    print(
-        f"base model: {num_weights / 1e6:.2f}M weights, {num_rows:,} rows of mail, {size.steps} steps, {seconds:.0f} s"
-    )
+    trained = f"{num_rows:,} rows of {size.row_tokens} tokens, {size.steps} steps, {seconds:.0f} s"
+    print(f"base model: {num_weights / 1e6:.2f}M weights, {trained}")
 
 
 def make(folder: Path, mail: Sequence[Path], size: Size) -> tuple[int, int]:
@@ -78,21 +77,23 @@ def make(folder: Path, mail: Sequence[Path], size: Size) -> tuple[int, int]:
     with tempfile.TemporaryDirectory(prefix="refrain-base-") as scratch:
         tokenizer = make_tokenizer(read_texts(mail, Path(scratch) / "words", size), size)
         save_tokenizer(tokenizer, folder)
-        chunks = list(read_chunks(mail, Path(scratch) / "rows", size, tokenizer=folder))
-    model = pretrain(rows(chunks, folder), size)
+        chunks = read_chunks(mail, Path(scratch) / "rows", size, tokenizer=folder)
+    own_rows = rows(chunks, folder, size)
+    model = pretrain(own_rows, size)
     model.save_pretrained(folder)
-    return sum(weight.numel() for weight in model.parameters()), len(chunks)
+    return sum(weight.numel() for weight in model.parameters()), len(own_rows)
 
 
-def read_chunks(mail: Sequence[Path], scratch: Path, size: Size, *, tokenizer: Path | None = None) -> Iterator[Chunk]:
-    """The mail as chunks, all of it for training, in the log's order."""
+def read_chunks(mail: Sequence[Path], scratch: Path, size: Size, *, tokenizer: Path | None = None) -> list[Chunk]:
+    """The mail as chunks, all of it for training, by date."""
     scratch.mkdir()
     messages, assignments = scratch / "messages.jsonl", scratch / "assignments.json"
     _refrain("parse", *mail, "-o", messages)
-    ratios = ("--ratios", "1:0:0", "--window-size", size.messages_a_row, "--max-tokens", size.max_tokens)
-    _refrain("split", "-i", messages, "-m", assignments, *ratios, "--tokenizer", tokenizer or "whitespace")
+    how = ("--ratios", "1:0:0", "--max-tokens", size.row_tokens, "--tokenizer", tokenizer or "whitespace")
+    _refrain("split", "-i", messages, "-m", assignments, *how)
     names = list(json.loads(assignments.read_text()))
-    return open_corpus({"assignments": [assignments]}, None).chunks(names)
+    chunks = open_corpus({"assignments": [assignments]}, None).chunks(names)
+    return sorted(chunks, key=lambda chunk: (chunk.messages[0].date, chunk.chunk_id))
 
 
 def read_texts(mail: Sequence[Path], scratch: Path, size: Size) -> list[str]:
@@ -127,8 +128,8 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def rows(chunks: Sequence[Chunk], folder: Path) -> list[list[int]]:
-    """The tokens of each chunk, segment by segment and with the end of the text, as the product reads them."""
+def rows(chunks: Sequence[Chunk], folder: Path, size: Size) -> list[list[int]]:
+    """The tokens of all chunks, segment by segment and with the end of each text, in rows of equal length."""
     from jobs.ml.encoding import Encoder
     from jobs.ml.tokens import ModelCounter, load_token_counter
 
@@ -136,7 +137,9 @@ def rows(chunks: Sequence[Chunk], folder: Path) -> list[list[int]]:
     assert isinstance(counter, ModelCounter)
     (end,) = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
     encoder = Encoder(counter, end_id=end["id"])
-    return [encoder.example(chunk).input_ids.tolist() for chunk in chunks]
+    tokens = [token for chunk in chunks for token in encoder.example(chunk).input_ids.tolist()]
+    length = min(size.row_tokens, len(tokens))
+    return [tokens[start : start + length] for start in range(0, len(tokens) - length + 1, length)]
 
 
 def pretrain(tokens: Sequence[Sequence[int]], size: Size) -> LlamaForCausalLM:
@@ -185,12 +188,9 @@ def _batches(tokens: Sequence[Sequence[int]], size: Size) -> Iterator[dict[str, 
     for _ in range(size.steps):
         while len(left) < size.batch:
             left += torch.randperm(len(tokens), generator=generator).tolist()
-        batch = [torch.tensor(tokens[row]) for row in left[: size.batch]]
+        ids = torch.tensor([tokens[row] for row in left[: size.batch]])
         del left[: size.batch]
-        ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True)
-        labels = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True, padding_value=-100)
-        # Attention looks back only: what is padded behind a row changes nothing in it.
-        yield {"input_ids": ids, "labels": labels}
+        yield {"input_ids": ids, "labels": ids}
 
 
 def _refrain(*arguments: object) -> None:

@@ -123,20 +123,15 @@ class Demo:
         print(f"\n(In truth it is {truth}. Such a small model often finds the mail and misreads it.)")
 
     def _question(self) -> tuple[str, str]:
-        """About a version, a machine or a number of the newest workstream; and what is so."""
+        """About a machine or a version of the newest workstream; and what is so."""
         facts = json.loads((self.folder / "mail" / "facts.json").read_text())
         newest = list(list(facts.values())[-1].items())[-3:]
-        asked = {
-            "host": "On which machine is {p}?",
-            "version": "Which version of {p} counts?",
-            "owner": "Who looks after {p}?",
-            "due": "When is {p} due?",
-        }
+        asked = {"host": "What is the machine for {p}?", "version": "What is the build of {p} that counts?"}
         for kind, question in asked.items():
             for name, own in newest:
                 if kind in own:
                     return question.format(p=name), own[kind]
-        raise AssertionError("a project has four of five kinds of facts")
+        raise AssertionError("a project has four of five kinds of facts, so one of these two")
 
     def _what_next(self, seconds: float) -> None:
         _title(f"Done in {seconds / 60:.1f} minutes. What next?")
