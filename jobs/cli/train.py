@@ -200,6 +200,8 @@ def _train_on_files(base: str, flags: dict[str, Any], files: dict[str, Any]) -> 
         val_set=files["val"],
         incumbent=files["incumbent"],
     )
+    if files["schedule"] is not None:
+        _refuse_sampling(files)
     paths["chunks"] = list(_texts(files, paths["assignments"][0]))
     outputs = {
         "checkpoints": folder,
@@ -244,7 +246,6 @@ def _complete(paths: dict[str, list[Path]], files: Mapping[str, Any], seed: int,
     if "val_set" in missing:
         paths["val_set"] = [missing["val_set"]]
     if "schedule" in paths:
-        _refuse_sampling(files)
         return
     manifest = files["rehearsal_manifest"] or files["old_train"]
     if manifest is None:
@@ -261,11 +262,11 @@ def _complete(paths: dict[str, list[Path]], files: Mapping[str, Any], seed: int,
 
 
 def _refuse_sampling(files: Mapping[str, Any]) -> None:
-    """The schedule says these: whoever gives them beside it would be disappointed."""
+    """The schedule says these: whoever gives them beside it would wait for them in vain."""
     from click.core import ParameterSource
 
     context = click.get_current_context()
-    for name in (*_SAMPLING, "train", "old_train", "rehearsal_manifest"):
+    for name in (*_SAMPLING, "rehearsal_manifest"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and files[name] is not None:
             raise UsageError(f"both --schedule and --{name.replace('_', '-')} are given", hint="leave one out")
 

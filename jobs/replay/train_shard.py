@@ -25,12 +25,14 @@ def sources_of(schedule: Json) -> dict[str, str]:
     return sources
 
 
-def shard_date(chunks: Sequence[Chunk], asked: str | None = None) -> str:
-    """The date in a shard's name: the one asked for, else that of the newest mail in it; UsageError, InputError."""
-    if asked is not None:
-        if not _DATE.fullmatch(asked):
-            raise UsageError(f"not a date: {asked!r}", where="--shard-date", hint="write it as 2025-11-04")
-        return asked
+def require_date(asked: str | None) -> None:
+    """UsageError for what is not a date, where one is asked for."""
+    if asked is not None and not _DATE.fullmatch(asked):
+        raise UsageError(f"not a date: {asked!r}", where="--shard-date", hint="write it as 2025-11-04")
+
+
+def shard_date(chunks: Sequence[Chunk]) -> str:
+    """The date of the newest mail in some chunks; InputError where none has one."""
     newest = max((message.date for chunk in chunks for message in chunk.messages), default="")[:10]
     if not _DATE.fullmatch(newest):
         raise InputError("none of its mails has a date", where="train shard", hint="give one by --shard-date")

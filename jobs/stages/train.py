@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
-from jobs.contracts.artifacts import BASE_KEY
+from jobs.contracts.artifacts import BASE_KEY, artifact_key
 from jobs.contracts.errors import ConfigError, InputError, UsageError
 from jobs.contracts.records import SPLITS, Chunk, Json, short_digest
 from jobs.corpus import open_corpus
 from jobs.files import read_json, scratch_folder, write_json
+from jobs.production import records
 from jobs.replay.checks import checked
 from jobs.replay.reading import read_chunks
 from jobs.replay.sources import ChunkSource, open_source
 from jobs.replay.table import UNKNOWN, ChunkTable, code_of
-from jobs.replay.train_shard import shard_date, sources_of, write_train_shard
+from jobs.replay.train_shard import require_date, shard_date, sources_of, write_train_shard
 from jobs.stages import Inputs, Outputs, how, settings_of
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:
     from jobs.ml.training.data import TrainingData
     from jobs.ml.training.steps import plan_steps
 
+    require_date(config.shard_date)
     path = inputs.one("schedule")
     schedule = read_json(path)
     steps = plan_steps(schedule, config.gradient_accumulation, str(path))
@@ -187,8 +189,23 @@ def _run_of(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data: 
         start_from=start_from,
         device=config.device,
         processes=config.processes,
+        in_use=frozenset(_in_use(inputs, outputs, start_from)),
         report_folder=Path("runs") / inputs.cycle if inputs.archive else outputs["checkpoints"] / "runs",
     )
+
+
+def _in_use(inputs: Inputs, outputs: Outputs, start_from: Path | None) -> Iterator[str]:
+    """The names of checkpoints, where this training's go, that are in service or that a rollback may bring back."""
+    if inputs.archive is not None:
+        prefix = f"{artifact_key(inputs.cycle, 'train', 'checkpoints', inputs.attempt)}/"
+        adapters = (record.adapter or "" for record in records(inputs.archive.store))
+        yield from (adapter.removeprefix(prefix) for adapter in adapters if adapter.startswith(prefix))
+        return
+    folder = outputs["checkpoints"]
+    links = [path for path in folder.glob("*") if path.is_symlink()]  # such as `production`
+    for path in [*links, *([start_from] if start_from else [])]:
+        if path.resolve().parent == folder.resolve():
+            yield path.resolve().name
 
 
 def _written(
@@ -230,7 +247,7 @@ def _written(
         "adapter_sha256": adapter_digest(last),
     }
     if "train_shard" in outputs:
-        date = shard_date(seen, config.shard_date)
+        date = config.shard_date or shard_date(seen)
         result["train_shard"] = write_train_shard(outputs["train_shard"], seen, sources_of(schedule), date).name
     return result
 
