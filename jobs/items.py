@@ -66,7 +66,8 @@ class LocalItems:
 
     def names(self) -> list[str]:
         """See `Items`."""
-        return sorted((path.parent.name for path in self.folder.glob(f"*/{COMPLETE}")), key=_order)
+        found = (path.parent for path in self.folder.glob(f"*/{COMPLETE}"))
+        return sorted((item.name for item in found if not item.is_symlink()), key=_order)  # a link is no further item
 
     def bring(self, name: str) -> Path:
         """See `Items`."""

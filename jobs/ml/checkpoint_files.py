@@ -41,7 +41,7 @@ def find_checkpoints(folder: Path, base: Base, scratch: Path) -> list[Checkpoint
     """
     if not folder.is_dir():
         raise MissingInputError("no such folder", where=str(folder), hint="name the folder that train wrote into")
-    folders = [path.parent for path in folder.glob(f"*/{CONFIG}")]
+    folders = [path.parent for path in folder.glob(f"*/{CONFIG}") if not _is_own_link(path.parent)]
     complete = [path for path in folders if (path / COMPLETE).is_file()]
     flat = [path for path in folder.iterdir() if _FLAT.fullmatch(path.name)]
     found = [*(complete or folders), *flat]
@@ -49,6 +49,11 @@ def find_checkpoints(folder: Path, base: Base, scratch: Path) -> list[Checkpoint
         hint = "it is to hold step_<n>/ folders, or step_<n>.safetensors with adapter_config.json beside them"
         raise MissingInputError("no checkpoints", where=str(folder), hint=hint)
     return [_checkpoint(path, base, scratch) for path in sorted(found, key=_order)]
+
+
+def _is_own_link(path: Path) -> bool:
+    """Whether it is a second name, such as `production`, of what lies beside it."""
+    return path.is_symlink() and path.resolve().parent == path.parent.resolve()
 
 
 def as_adapter(folder: Path, base: Base, scratch: Path) -> tuple[Path, str]:

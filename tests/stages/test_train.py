@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,12 +22,15 @@ from components import require
 from trainable import CYCLE, copied, in_a_child, written
 
 from jobs.assignments.archive import Archive
-from jobs.contracts.artifacts import BASE_KEY, artifact_key
+from jobs.contracts.artifacts import BASE_KEY, artifact_key, production_key
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError, StoppedError, UsageError
 from jobs.contracts.records import short_digest
 from jobs.contracts.store import open_store
 from jobs.intake.reading import read_data
+from jobs.items import LocalItems
 from jobs.runner import run_in_store
+from jobs.stages import Inputs, Outputs
+from jobs.stages.train import _in_use
 
 torch = pytest.importorskip("torch")
 
@@ -400,6 +404,49 @@ class TestIncumbent:
         result = train(ready, url)
         assert result["starts_from"] == "incumbent"
         assert result["first_loss"] < undisturbed[1]["first_loss"] - 0.04
+
+    def test_what_is_in_service_is_not_trained_over(self, ready: Path, tmp_path: Path, undisturbed: Any) -> None:
+        """Not by other settings, and not where a rollback alone would bring it back."""
+        shutil.copytree(Path(undisturbed[0].removeprefix("file://")), tmp_path / "archive")
+        url = (tmp_path / "archive").as_uri()
+        store = open_store(url)
+        adapter = f"{artifact_key(CYCLE, 'train', 'checkpoints')}/step_3"
+        record = {"seq": 1, "action": "promote", "cycle": CYCLE, "adapter": adapter, "sha256": "a" * 64}
+        store.put(production_key(1), orjson.dumps(record | {"window_idx": 0, "decision": {}}))
+        later = {"seq": 2, "action": "rollback", "cycle": "", "adapter": None, "sha256": "", "window_idx": -1}
+        store.put(production_key(2), orjson.dumps(later | {"decision": {}}))
+        before = written(url)
+        config = trainable.settings(ready, learning_rate=1e-3)
+        with pytest.raises(ConfigError, match="step_3 is in use") as told:
+            run_in_store("train", config, url=url, cycle=CYCLE, again=True)
+        assert "another cycle's name" in told.value.hint
+        kept = {key: data for key, data in before.items() if "/train/checkpoints/" in key}
+        assert kept
+        assert kept.items() <= written(url).items()
+        same = run_in_store("train", trainable.settings(ready), url=url, cycle=CYCLE, again=True)
+        assert same["adapter_sha256"] == undisturbed[1]["adapter_sha256"]
+
+    def test_nor_what_a_link_or_the_start_names_among_plain_files(
+        self, ready: Path, tmp_path: Path, undisturbed: Any
+    ) -> None:
+        from jobs.ml.base_model import find_base
+        from jobs.ml.training.checkpoints import Checkpoints
+
+        folder = tmp_path / "checkpoints"
+        key = artifact_key(CYCLE, "train", "checkpoints")
+        for name in ("step_3", "step_6"):
+            shutil.copytree(Path(undisturbed[0].removeprefix("file://")) / key / name, folder / name)
+        inputs, outputs = Inputs({}), Outputs({"checkpoints": folder})
+        assert set(_in_use(inputs, outputs, None)) == set()
+        assert set(_in_use(inputs, outputs, tmp_path / "elsewhere" / "step_3")) == set()
+        assert set(_in_use(inputs, outputs, folder / "step_3")) == {"step_3"}
+        (folder / "production").symlink_to("step_6")
+        assert set(_in_use(inputs, outputs, None)) == {"step_6"}
+        checkpoints = Checkpoints(LocalItems(folder), find_base(str(ready / "base")), {6}, {"step_6"})
+        with pytest.raises(ConfigError, match="step_6 is in use"):
+            checkpoints.resume("another run")
+        checkpoints.abandon()
+        assert LocalItems(folder).names() == ["step_3", "step_6"]
 
 
 def put_into_service(url: str, undisturbed: Any) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from jobs.contracts.errors import IntegrityError, MissingInputError, OutputError
+from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, OutputError
 from jobs.contracts.records import Json
 from jobs.files import output_error, read_json, write_json
 from jobs.items import STATE, Items
@@ -96,9 +96,10 @@ class Checkpoints:
     what fails there is raised at the next `save`, or by `finish`.
     """
 
-    def __init__(self, items: Items, base: Base, due: Collection[int]) -> None:
+    def __init__(self, items: Items, base: Base, due: Collection[int], in_use: Collection[str] = ()) -> None:
         self._items = items
         self._base = base
+        self._in_use = in_use
         self._due = {step_name(step) for step in due}
         self._publisher = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         self._pending: Future[None] | None = None
@@ -112,14 +113,25 @@ class Checkpoints:
         """The newest checkpoint of this run that can be gone on from.
 
         Those that come after it, of other runs or damaged, are deleted, and so is what never became complete.
+        ConfigError, and nothing is deleted, where one of them is in use.
         """
-        self._items.clean(_KIND)
         found = None
+        others = []
         for name in reversed(self.names()):
-            if found is None:
-                found = self._of_run(name, run_digest)
-            if found is None:
-                self._items.delete(name)
+            found = self._of_run(name, run_digest)
+            if found is not None:
+                break
+            others.append(name)
+        for name in others:
+            if name in self._in_use:
+                raise ConfigError(
+                    f"{name} is in use, and this training did not make it: it would be deleted",
+                    where=str(self._items.folder / name),
+                    hint="train under another cycle's name, or into another --output-dir",
+                )
+        self._items.clean(_KIND)
+        for name in others:
+            self._items.delete(name)
         return found
 
     def _of_run(self, name: str, run_digest: str) -> tuple[Path, TrainingState] | None:

@@ -63,6 +63,8 @@ class Run:
     """Folder of the adapter that a warm start begins with; None: a fresh one."""
     device: str | None = None
     processes: int = 1
+    in_use: frozenset[str] = frozenset()
+    """Names of checkpoints that are in service, or were and may come back: they are never deleted."""
     report_folder: Path | None = None
     """Where TensorBoard's files go unless its environment says otherwise."""
 
@@ -78,13 +80,14 @@ def train_adapter(
 ) -> Outcome:
     """Train, or go on from the newest checkpoint of the same run.
 
-    Raises StoppedError once `should_stop` says so and a checkpoint is saved, InputError for a loss that is
-    not finite, IntegrityError where what was seen is not the schedule, TransientError where one of several
-    processes is lost, and what loading and saving raise.
+    Raises StoppedError once `should_stop` says so and a checkpoint is saved, ConfigError where a checkpoint of
+    another run that is in use stands in the way, InputError for a loss that is not finite, IntegrityError where
+    what was seen is not the schedule, TransientError where one of several processes is lost, and what loading
+    and saving raise.
     """
     due = steps_to_save(run.data.steps, run.settings.save_steps)
     with _told_where_to_log(run), joined(choose_device(run.device).type, run.processes) as world:
-        checkpoints = Checkpoints(items, run.base, due)
+        checkpoints = Checkpoints(items, run.base, due, run.in_use)
         try:
             trainer, start = _first_process(
                 run, world, checkpoints, scratch=scratch, should_stop=should_stop, progress=progress, say=say

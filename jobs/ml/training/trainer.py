@@ -287,7 +287,7 @@ def _continued(state: TrainingState, world: World, max_tokens: int | None) -> Se
 def _arguments(
     settings: Hyperparameters, num_steps: int, *, device: torch.device, world: World, scratch: Path
 ) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(scratch),
         max_steps=num_steps,
         per_device_train_batch_size=1,
@@ -308,6 +308,9 @@ def _arguments(
         dataloader_pin_memory=False,
         logging_nan_inf_filter=False,
     )
+    # Of a process that sees several GPUs Trainer would make threads (nn.DataParallel): a process has one.
+    arguments._n_gpu = 1  # noqa: SLF001 - as Trainer itself does for what it must not wrap
+    return arguments
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

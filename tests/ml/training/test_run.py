@@ -479,6 +479,25 @@ class TestWarmStart:
             train(base, data, tmp_path / "run", start_from=adapter)
 
 
+def test_a_process_has_one_gpu_of_those_that_it_sees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Trainer would put the model into nn.DataParallel otherwise, whose losses are no single number."""
+    from transformers import TrainingArguments
+
+    from jobs.ml.training.trainer import _arguments
+    from jobs.ml.training.world import World
+
+    set_up = TrainingArguments.__post_init__
+
+    def sees_two(self: Any) -> None:
+        set_up(self)
+        self._n_gpu = 2
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", sees_two)
+    assert TrainingArguments(output_dir=str(tmp_path), use_cpu=True).n_gpu == 2
+    settings = Hyperparameters(**SETTINGS)
+    assert _arguments(settings, 1, device=torch.device("cpu"), world=World(), scratch=tmp_path).n_gpu == 1
+
+
 def test_a_text_that_the_model_cannot_read_is_told_before_training(
     base: Any, chunks: Any, encoder: Any, tmp_path: Path
 ) -> None:
