@@ -90,6 +90,42 @@ def test_deleting_takes_all_of_one_item_and_none_of_another(store: Store, tmp_pa
     items.delete("step_1")
 
 
+@pytest.mark.parametrize("where", ["store", "folder"])
+def test_what_only_the_stage_needs_can_be_dropped(store: Store, tmp_path: Path, where: str) -> None:
+    items = published(store, tmp_path / "a", "step_1", "step_10")
+    if where == "folder":
+        items = LocalItems(tmp_path / "a")  # type: ignore[assignment]
+    items.drop_state("step_1")
+    assert items.names() == ["step_1", "step_10"], "complete all the same"
+    reader = items if where == "folder" else StoreItems(store, PREFIX, tmp_path / "b")
+    folder = reader.bring("step_1", state=False) if where == "store" else reader.bring("step_1")
+    assert (folder / "adapter").read_text() == "weights of step_1"
+    assert not (folder / STATE).exists()
+    assert (reader.bring("step_10") / STATE / "optimiser").exists()
+    items.drop_state("step_1")
+
+
+@pytest.mark.parametrize("where", ["store", "folder"])
+def test_what_never_became_complete_is_cleaned_away_and_nothing_else(store: Store, tmp_path: Path, where: str) -> None:
+    items = published(store, tmp_path / "a", "step_1", "step_2", "step_3")
+    if where == "store":
+        store.delete(f"{PREFIX}/step_2/{COMPLETE}")
+        store.put(f"{PREFIX}/step_notes/a", b"somebody else's")
+    else:
+        items = LocalItems(tmp_path / "a")  # type: ignore[assignment]
+        (tmp_path / "a" / "step_2" / COMPLETE).unlink()
+        write(tmp_path / "a" / "step_notes", a="somebody else's")
+        write(tmp_path / "a" / "run_7", a="somebody else's")
+    items.clean("step")
+    names = [key.removeprefix(f"{PREFIX}/").split("/")[0] for key in store.list(f"{PREFIX}/")]
+    if where == "folder":
+        names = [path.name for path in (tmp_path / "a").iterdir()]
+        assert "run_7" in names
+    assert {"step_1", "step_3", "step_notes"} <= set(names)
+    assert "step_2" not in names
+    assert items.names() == ["step_1", "step_3"]
+
+
 def test_items_on_this_machine_alone(tmp_path: Path) -> None:
     items = LocalItems(tmp_path)
     write(tmp_path / "step_2", adapter="x")
