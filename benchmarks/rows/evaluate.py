@@ -199,8 +199,9 @@ ROW = Row(
     versions=_versions,
     turns=3,
     note=(
-        f"Losses of {NUM_TEXTS} mails of {TEXT_CHARS} letters and {NUM_QUESTIONS} answers of {NEW_TOKENS} tokens to mails "
-        f"of {QUESTION_CHARS} letters for each; a Llama of 20 million weights in fp32 on one CPU, adapters of rank 16 on "
-        "all linear layers. Without imports and a first warm call. A load is the base's, the adapter's, and PEFT's merge."
+        f"Losses of {NUM_TEXTS} mails of {TEXT_CHARS} letters and {NUM_QUESTIONS} answers of {NEW_TOKENS} tokens to "
+        f"mails of {QUESTION_CHARS} for each; a Llama of 20 million weights in fp32 on one CPU, adapters of rank 16 "
+        "on all linear layers. Without imports and a first warm call. A load is the base's, the adapter's, and PEFT's "
+        "merge."
     ),
 )
