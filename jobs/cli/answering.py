@@ -169,7 +169,8 @@ class Answerer(AbstractContextManager["Answerer"]):
         if not name:
             self._notes.append("there is no base model yet: these are the sources alone")
             return None
-        base = find_base(name, wanted.revision or settled.get("revision"), options=self._options)
+        known = settled.get("revision") if name == settled.get("base") else None
+        base = find_base(name, wanted.revision or known, options=self._options)
         if settled and base.digest != settled["digest"]:
             raise ConfigError(
                 f"the archive's adapters are of another base model: its digest is {settled['digest']} "

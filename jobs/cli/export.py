@@ -103,7 +103,8 @@ def _decision_of(store: Store, record: Production) -> Json | None:
     for key in store.list(f"cycles/{record.cycle}/"):
         if key.endswith(f"/select/{ARTIFACTS['decision'].filename}"):
             decision: Json = orjson.loads(store.get(key))
-            if _winner(decision) == record.sha256:
+            # Attempts before it had the same winner perhaps, and asked for another try.
+            if decision["outcome"] == "Promote" and _winner(decision) == record.sha256:
                 return decision
     return None
 

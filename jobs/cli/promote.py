@@ -126,13 +126,15 @@ def _opened(url: str, *, read_only: bool) -> Store:
 
 
 def _newest_attempt(url: str, cycle: str) -> int:
-    """The newest attempt that select has decided."""
+    """The attempt that the decisions lead to; of those that an earlier run of the cycle has left behind, none."""
     from jobs.runner import read_marker, require_cycle_name
 
     require_cycle_name(cycle)
     store, attempt = _opened(url, read_only=True), 0
-    while read_marker(store, "select", cycle, attempt + 1) is not None:
-        attempt += 1
+    decided = read_marker(store, "select", cycle)
+    while decided is not None and decided["result"]["outcome"] == "Retrain":
+        decided = read_marker(store, "select", cycle, attempt + 1)
+        attempt += decided is not None
     return attempt
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,8 +61,8 @@ def measure(scorer: Scorer, adapter: Adapter, materials: Materials, max_new_toke
     losses = {split: scorer.losses(one.examples) for split, one in materials.items()}
     for split, sums in losses.items():
         for value, chunk in zip(sums, materials[split].threads.chunks, strict=True):
-            if value != value:  # noqa: PLR0124 - not a number
-                what = f"its loss on chunk {chunk.chunk_id} is not a number"
+            if not math.isfinite(value):
+                what = f"its loss on chunk {chunk.chunk_id} is {value}, and not a number"
                 raise InputError(what, where=adapter.path, hint="leave this checkpoint out: its training diverged")
     texts = {
         split: scorer.answers([prompt.ids for prompt in one.prompts], max_new_tokens)

@@ -205,6 +205,17 @@ def test_an_archive_of_another_base_model(
     assert "of another base model" in capfd.readouterr().err
 
 
+def test_a_copy_of_the_hub_s_base_has_no_revision(
+    archive: Archive, embedder: str, base: Path, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    url = indexed_store(archive, embedder)
+    digest = promote_an_adapter(archive, base, here)
+    settled = json.loads(archive.store.get(BASE_KEY)) | {"base": "org/model", "revision": "0" * 40}
+    archive.store.put(BASE_KEY, json.dumps(settled).encode())
+    got = asked(capfd, "--store", url, "--base", base, "--max-new-tokens", 2)
+    assert got["model"]["adapter"] == digest
+
+
 def test_what_is_missing_is_said(
     archive: Archive, embedder: str, base: Path, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

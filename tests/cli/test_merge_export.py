@@ -164,7 +164,11 @@ def store(base, tmp_path) -> tuple[str, list[str]]:
     append(opened, Production(3, "rollback", "one", "cycles/one/train/checkpoints/step_3", digests[0], 4))
     opened.put("cycles/two/select/decision.json", orjson.dumps({"outcome": "Retrain", "winner": None}))
     opened.put(
-        "cycles/two/retrain-1/select/decision.json", orjson.dumps(decision(digests[1], message="the second try"))
+        "cycles/two/retrain-1/select/decision.json",
+        orjson.dumps(decision(digests[1], message="not enough yet") | {"outcome": "Retrain"}),
+    )
+    opened.put(
+        "cycles/two/retrain-2/select/decision.json", orjson.dumps(decision(digests[1], message="the second try"))
     )
     return url, digests
 

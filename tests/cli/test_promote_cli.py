@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import orjson
 import pytest
 from selection.builders import decided, put_adapter, put_decision
 
 from jobs.assignments.archive import Archive
 from jobs.cli import main
+from jobs.contracts.artifacts import marker_key
 from jobs.production import records
 
 if TYPE_CHECKING:
@@ -72,6 +74,13 @@ def test_weeks_of_a_store(store: Store, promote: Any, tmp_path: Path) -> None:
     assert not os.path.lexists(link)
     assert "nothing to roll back" in promote("--rollback", code=66)
     assert [one.seq for one in records(store)] == [1, 2, 3, 4]
+
+
+def test_what_an_earlier_run_has_left_behind_is_no_newest_attempt(store: Store, promote: Any) -> None:
+    left = orjson.loads(store.get(marker_key("a", "select")))
+    left["result"]["outcome"] = "Retrain"
+    store.put(marker_key("a", "select", 1), orjson.dumps(left))
+    assert "promote: Promoted (record 1): because" in promote("--cycle", "a")
 
 
 def test_by_hand(store: Store, promote: Any) -> None:

@@ -291,6 +291,14 @@ def test_an_item_that_is_not_complete_is_left_out(world: World, tmp_path: Path) 
     assert [one["path"] for one in less["checkpoints"]] == ["step_4"]
 
 
+def test_a_link_beside_the_checkpoints_is_none_of_them(world: World, tmp_path: Path) -> None:
+    """`refrain promote` puts one there."""
+    shutil.copytree(world.paths["checkpoints"][0], tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "production").symlink_to("step_4")
+    less = world.run(tmp_path / "out.json", {"checkpoints": [tmp_path / "checkpoints"]}, max_queries=0)
+    assert [one["path"] for one in less["checkpoints"]] == ["step_4", "step_12"]
+
+
 # ---- what is refused
 
 
@@ -349,10 +357,13 @@ def test_a_missing_base_model(world: World, tmp_path: Path) -> None:
         refused(world, tmp_path, {}, base=str(tmp_path / "none"))
 
 
-def test_a_loss_that_is_not_a_number(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_loss_that_is_not_a_number(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
     from jobs.ml.evaluating import Scorer
 
-    monkeypatch.setattr(Scorer, "losses", lambda _, examples: [math.nan] * len(examples))
+    monkeypatch.setattr(Scorer, "losses", lambda _, examples: [loss] * len(examples))
     with pytest.raises(InputError, match="not a number"):
         refused(world, tmp_path, {}, max_queries=0)
 
