@@ -166,7 +166,9 @@ def test_the_digest_is_of_what_an_adapter_does(base, adapter, copy, tmp_path):
     assert adapter_digest(copy) == digest
     change(copy / CONFIG, lora_alpha=9)
     assert adapter_digest(copy) != digest
-    change(copy / CONFIG, lora_alpha=8)
+    change(copy / CONFIG, lora_alpha=8, use_rslora=True)
+    assert adapter_digest(copy) != digest
+    change(copy / CONFIG, use_rslora=False)
     assert adapter_digest(copy) == digest
     weights = load_file(copy / WEIGHTS)
     name = sorted(weights)[0]
