@@ -140,7 +140,8 @@ def command(
     \b
       refrain select eval_results.json --checkpoint-dir checkpoints --link best -o best_checkpoint.txt
       refrain select eval_results.json --weights "ppl:0.4,rag:0.4,recall:0.2" \\
-          --threshold "val_perplexity <= 15" --merge-cmd "refrain merge --adapter {CHECKPOINT} --out merged"
+          --threshold "val_perplexity <= 15" \\
+          --merge-cmd "refrain merge --adapter {CHECKPOINT} --out merged"
       refrain select --checkpoint-dir checkpoints
     """
     from jobs.stages.select import Config
