@@ -21,6 +21,7 @@ try:
 except ImportError:
     make_world = None  # type: ignore[assignment]
 
+from jobs.contracts.artifacts import history_key
 from jobs.contracts.errors import ConfigError, InputError, IntegrityError, MissingInputError, UsageError
 from jobs.contracts.records import short_digest
 from jobs.items import COMPLETE, LocalItems
@@ -232,6 +233,39 @@ def test_questions_know_nothing_of_their_answers(world: World, found: dict[str, 
     assert all(messages[one].date < question.target.date for question in asked for one in question.relevant)
 
 
+# ---- cycles before
+
+
+def test_the_history_becomes_the_forgetting_matrix(world: World, found: dict[str, Any], tmp_path: Path) -> None:
+    store = world.archive.store
+    before = {"cycle": "before", "window_idx": 0, "sha256": "ab", "before_val_windows": []}
+    own, later = before | {"cycle": "week", "window_idx": 2}, before | {"cycle": "later", "window_idx": 9}
+    first = found["base"]["val_windows"][0]
+    easier = first | {"loss": first["loss"] - 0.5 * first["num_tokens"]}
+    for record, windows in ((before, [easier]), (own, []), (later, [])):
+        store.put(
+            history_key(record["window_idx"], record["cycle"]), json.dumps(record | {"val_windows": windows}).encode()
+        )
+    try:
+        again = world.run(tmp_path / "matrix.json", max_queries=0)["forgetting"]
+        store.put(history_key(1, "odd"), b"{}")
+        with pytest.raises(IntegrityError, match="not how a cycle ended"):
+            refused(world, tmp_path, {}, max_queries=0)
+    finally:
+        for key in list(store.list("history/")):
+            store.delete(key)
+    assert again["windows"] == [[0, 1, 2]]  # 13 threads in all: one column
+    assert [row["cycle"] for row in again["rows"]] == ["before"]
+    assert again["rows"][0]["losses"] == [None]  # it had not seen all of the column
+    assert again["losses"]["base"] == [found["base"]["val_loss"]]
+    new = [one for one in found["incumbent"]["val_windows"] if one["window_idx"] > 0]
+    bare = [one for one in found["base"]["val_windows"] if one["window_idx"] > 0]
+    expected = (sum(one["loss"] for one in bare) - sum(one["loss"] for one in new)) / sum(
+        one["num_tokens"] for one in new
+    )
+    assert again["forward_transfer"] == pytest.approx(expected, rel=1e-6)
+
+
 # ---- with less
 
 
@@ -306,7 +340,7 @@ def refused(world: World, tmp_path: Path, paths: dict[str, list[Path]], **settin
     try:
         world.run(tmp_path / "out.json", paths, **settings)
     finally:
-        assert not (tmp_path / "out.json").exists()
+        assert not (tmp_path / "out.json").exists(), "it wrote something"
 
 
 def test_no_checkpoints(world: World, tmp_path: Path) -> None:
