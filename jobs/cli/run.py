@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from jobs.cli import options
+from jobs.cli.train import is_follower, take_part
 from jobs.contracts.errors import RefrainError, UsageError
 from jobs.contracts.stages import STAGES
 
@@ -72,6 +73,9 @@ def command(
         raise UsageError("both --only and --until are given", hint="leave one out")
     if attempt and not only:
         raise UsageError("--attempt is for --only: a whole run knows its attempts itself")
+    if only == "train" and is_follower():
+        take_part(device)
+        return
     cycle = located(load_cycle(file), Path.cwd() if file == STANDARD else file.parent)
     machine = Machine(workers=workers, device=device, progress_port=progress_port)
     url = store or cycle.spec.archive_url

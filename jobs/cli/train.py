@@ -146,9 +146,7 @@ def command(
       refrain train --store s3://bucket/archive --cycle 2019-w40
       torchrun --nproc-per-node 8 -m jobs.cli train --store s3://bucket/archive
     """
-    if os.environ.get("RANK", "0") not in ("", "0"):
-        from jobs.ml.training.follower import take_part
-
+    if is_follower():
         take_part(flags["device"])
         return
     files = {name: flags.pop(name) for name in _FILES}
@@ -166,6 +164,18 @@ def command(
     if attempt or again:
         raise UsageError("--attempt and --again are for --store")
     _train_on_files(base, flags, files)
+
+
+def is_follower() -> bool:
+    """Whether a launcher (torchrun, or a pod of several) has made this process one that only takes part."""
+    return os.environ.get("RANK", "0") not in ("", "0")
+
+
+def take_part(device: str | None) -> None:
+    """Train along with the first process; files and stores are that one's alone."""
+    from jobs.ml.training import follower
+
+    follower.take_part(device)
 
 
 def _config(base: str, flags: Mapping[str, Any], **others: Any) -> Any:

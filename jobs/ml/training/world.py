@@ -86,11 +86,6 @@ class World:
         return received
 
 
-def is_follower() -> bool:
-    """Whether a launcher (torchrun, or a pod of several) has made this process one of the others."""
-    return int(os.environ.get(RANK, "0")) > 0
-
-
 @contextmanager
 def joined(device_kind: str, processes: int = 1) -> Iterator[World]:
     """The world that a launcher's environment tells of (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT), or one of ours.
