@@ -54,11 +54,15 @@ class Size:
 
 def main() -> None:
     """Make a base model."""
-    parser = argparse.ArgumentParser(description="Make a small base model from mail.")
+    parser = argparse.ArgumentParser(
+        description="Make a small base model from mail: a tokenizer, and a Llama that has read the mail."
+    )
     parser.add_argument("folder", type=Path, help="where the model goes")
     parser.add_argument("mail", type=Path, nargs="+", help="mboxes")
     for name, value in vars(Size()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(value), default=value, metavar="N", help="%(default)s"
+        )
     options = vars(parser.parse_args())
     folder, mail = options.pop("folder"), options.pop("mail")
     size = Size(**options)
@@ -195,7 +199,10 @@ def _batches(tokens: Sequence[Sequence[int]], size: Size) -> Iterator[dict[str, 
 
 def _refrain(*arguments: object) -> None:
     command = [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        sys.stderr.write(done.stderr)
+        sys.exit(done.returncode)
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ class Demo:
             ("ask something else", f'refrain ask "Who looks after ...?" {store}'),
             ("what is in service, and was", f"refrain promote --history {store}"),
             ("what a cycle would do, without doing it", f"refrain plan {folder}/2025-w16.yaml"),
-            ("where a mail went", f"refrain log verify {self.store}"),
+            ("that the log is as it was written", f"refrain log verify {self.store}"),
             ("your own mail", f"edit {folder}/2025-w16.yaml: archive, sources, model.base; then refrain run it"),
         ):
             print(f"  {what + ':':42}{command}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from base_model import Size, make
+from base_model import Size, main, make
 
 TINY = Size(vocabulary=400, width=32, layers=2, heads=2, steps=30, batch=4, learning_rate=5e-3, row_tokens=128)
 
@@ -69,3 +69,11 @@ def test_made_twice_it_is_the_same_and_by_another_seed_another(base, mail, tmp_p
     assert json.loads((tmp_path / "other" / "tokenizer.json").read_text()) == json.loads(
         (base / "tokenizer.json").read_text()
     )
+
+
+def test_mail_that_is_not_there_is_told_as_refrain_tells_it(tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["base_model.py", str(tmp_path / "base"), str(tmp_path / "none.mbox")])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 66
+    assert capfd.readouterr().err == f"refrain: error: {tmp_path}/none.mbox: no such file or folder\n"
