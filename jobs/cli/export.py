@@ -90,8 +90,10 @@ def _record(store: Store, seq: int | None, cycle: str | None) -> Production:
     if known:
         return known[-1]
     named = f"cycle {cycle} has put nothing into service" if cycle else "no such production record"
-    what = named if cycle or seq else "nothing has been put into service yet"
-    raise MissingInputError(what, where=store.url, hint="`refrain promote --history` lists what was in service")
+    if not cycle and not seq:
+        what, hint = "nothing has been put into service yet", "--adapter takes any checkpoint's folder"
+        raise MissingInputError(what, where=store.url, hint=hint)
+    raise MissingInputError(named, where=store.url, hint="`refrain promote --history` lists what was in service")
 
 
 def _decision_of(store: Store, record: Production) -> Json | None:

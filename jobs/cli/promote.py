@@ -165,8 +165,11 @@ def _show_history(store: Store) -> None:
     """A table of all records, and of the cycles that were kept out; on standard output."""
     from jobs.production import history_table
 
-    for line in history_table(store):
+    lines = list(history_table(store))
+    for line in lines:
         click.echo(line)
+    if len(lines) == 1:
+        _say("promote: no cycle has ended yet: the bare base model is in service")
 
 
 def _say(text: str) -> None:

@@ -76,6 +76,12 @@ def test_weeks_of_a_store(store: Store, promote: Any, tmp_path: Path) -> None:
     assert [one.seq for one in records(store)] == [1, 2, 3, 4]
 
 
+def test_the_history_of_an_archive_without_any_says_so(store: Store, promote: Any) -> None:
+    head, said = promote("--history").splitlines()
+    assert head.split()[:3] == ["seq", "action", "cycle"]
+    assert said == "promote: no cycle has ended yet: the bare base model is in service"
+
+
 def test_what_an_earlier_run_has_left_behind_is_no_newest_attempt(store: Store, promote: Any) -> None:
     left = orjson.loads(store.get(marker_key("a", "select")))
     left["result"]["outcome"] = "Retrain"
