@@ -8,7 +8,7 @@ from typing import Any
 from jobs.contracts.records import Json
 from jobs.local.running import Done
 
-_WIDTH = 10
+_WIDTH = len("evaluate (2)")
 
 
 def lines_of(done: Done) -> Iterator[str]:
@@ -27,9 +27,9 @@ def line_of(done: Done) -> str:
 
 def duration(seconds: float) -> str:
     """As people read it: 0.4 s, 12 s, 3 min 20 s, 2 h 5 min."""
-    if seconds < 10:
+    if seconds < 9.95:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
@@ -69,8 +69,14 @@ def _parse(result: Mapping[str, Any]) -> str:
     parts = [counted(result["num_kept"], "mail")]
     for what, name in (("rejected", "num_rejected"), ("left out", "num_filtered")):
         if number := sum(result[name].values()):
-            parts.append(f"{number:,} {what}")
+            parts.append(f"{number:,} {what} ({_reasons(result[name])})")
     return ", ".join(parts)
+
+
+def _reasons(numbers: Mapping[str, int]) -> str:
+    """The most frequent reasons, those first."""
+    first = sorted(numbers, key=lambda reason: (-numbers[reason], reason))
+    return ", ".join(first[:3]) + (" …" if len(first) > 3 else "")
 
 
 def _split(result: Mapping[str, Any]) -> str:
@@ -103,6 +109,8 @@ def _sample(result: Mapping[str, Any]) -> str:
 def _train(result: Mapping[str, Any]) -> str:
     steps = f"{counted(result['num_steps'], 'step')} from the {result['starts_from']}"
     losses = f"loss {result['first_loss']:.3f} to {result['last_loss']:.3f}"
+    if result["best_eval_loss"] is not None:
+        losses += f", val loss {result['best_eval_loss']:.3f} at step {result['best_step']}"
     early = ", stopped early" if result["stopped_early"] else ""
     return f"{steps}: {losses}{early}; {counted(result['num_checkpoints'], 'checkpoint')}"
 
@@ -124,6 +132,11 @@ def _select(result: Mapping[str, Any]) -> str:
     return f"{result['outcome']}: {result['message']}"
 
 
+def _promote(result: Mapping[str, Any]) -> str:
+    """The outcome alone: its message stands in the line above, and in that of the cycle below."""
+    return str(result["outcome"]) + (f" (record {result['seq']})" if result.get("seq") else "")
+
+
 _SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "parse": _parse,
     "split": _split,
@@ -134,5 +147,5 @@ _SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "index": _index,
     "evaluate": _evaluate,
     "select": _select,
-    "promote": _select,
+    "promote": _promote,
 }

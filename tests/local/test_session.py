@@ -77,6 +77,8 @@ RESULTS: dict[str, dict[str, Any]] = {
         "num_checkpoints": 2,
         "first_loss": 3.0,
         "last_loss": 2.0,
+        "best_eval_loss": 2.1,
+        "best_step": 4,
         "starts_from": "base",
         "stopped_early": False,
     },
@@ -133,8 +135,10 @@ def test_from_mail_to_a_promotion(played: Played, place: Path) -> None:
     assert played.ran == [(stage, 0) for stage in ONCE]
     stages = [line.split()[0] for line in told.lines if not line.startswith(" ")][:10]
     assert stages == ["parse", "split", "window", "rehearse", "sample", *ONCE]
-    assert told.lines[5].startswith("train       4 steps from the base: loss 3.000 to 2.000; 2 checkpoints  [")
-    assert told.lines[8] == "            note: few threads"
+    assert told.lines[5].startswith(
+        "train         4 steps from the base: loss 3.000 to 2.000, val loss 2.100 at step 4; 2 checkpoints  ["
+    )
+    assert told.lines[8] == "              note: few threads"
     assert told.lines[-1] == "w1: Promoted: it gained"
     report = told.session.report(status)
     assert report["candidate"] is None or report["candidate"]["sha256"] == SHA
