@@ -99,7 +99,11 @@ class Material:
         asked = [question for question, _ in told]
         sums = self.threads.by_question([value for _, value in told], asked)
         found = ratio_interval(sums, self.threads.by_question([1] * len(asked), asked), CONFIDENCE)
-        return {"estimate": rounded(found.estimate), "interval": rounded_bounds(found, is_share=True), "num_questions": len(told)}
+        return {
+            "estimate": rounded(found.estimate),
+            "interval": rounded_bounds(found, is_share=True),
+            "num_questions": len(told),
+        }
 
 
 @dataclass(frozen=True, slots=True)
