@@ -55,8 +55,10 @@ ROW = Row(
     turns=3,
     versions=_versions,
     note=(
-        "In fp32 on one core, a Llama of width 192 and four layers, one epoch; the goals were set for a GPU and an 8B "
-        "model, where `make bench-gpu` measures them. Ours is deterministic. TRL is measured where it is installed "
-        "(`pip install trl`); it packs texts into rows that do not keep them apart."
+        "By CPU time, in fp32 on one core, a Llama of width 192 and four layers, one epoch; the goals were set for a "
+        "GPU and an 8B model, where `make bench-gpu` measures them. Ours is deterministic. TRL is measured where it "
+        "is installed (`pip install trl`); it packs texts into rows that do not keep them apart. "
+        "What is won over Trainer here is mostly padding, and that shrinks with the number of texts: of batches of 16, "
+        "group_by_length pads half of 200 such texts, a quarter of 1,000 and 7% of 20,000."
     ),
 )
