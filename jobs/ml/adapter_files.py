@@ -133,7 +133,7 @@ def adapter_digest(folder: Path) -> str:
     settings = read_settings(folder)
     said = [float(settings["lora_alpha"]), settings["r"], settings["use_rslora"]]
     digest = hashlib.sha256(orjson.dumps(said))
-    for name, tensor in sorted(deserialize((folder / WEIGHTS).read_bytes())):
+    for name, tensor in sorted(deserialize((folder / WEIGHTS).read_bytes())):  # type: ignore[no-untyped-call]
         digest.update(f"{name} {tensor['dtype']} {tensor['shape']}\n".encode())
         digest.update(tensor["data"])
     return digest.hexdigest()

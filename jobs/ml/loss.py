@@ -65,7 +65,8 @@ def _blocks(model: Any, hidden: torch.Tensor, targets: torch.Tensor) -> Iterator
 
 def block_rows(model: Any) -> int:
     """How many tokens' logits may be held at a time."""
-    return max(1, _BLOCK_LOGITS // causal_model(model).get_output_embeddings().weight.shape[0])
+    vocabulary: int = causal_model(model).get_output_embeddings().weight.shape[0]
+    return max(1, _BLOCK_LOGITS // vocabulary)
 
 
 def logits_of(model: Any, hidden: torch.Tensor) -> torch.Tensor:
