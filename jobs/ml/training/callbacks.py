@@ -38,8 +38,8 @@ class StepEnd(TrainerCallback):
         state.log_history = list(run.log_history)
         if self._resume_from is not None:
             load_optimizer(getattr(kwargs["optimizer"], "optimizer", kwargs["optimizer"]), self._resume_from)
-            for _ in range(run.step):
-                kwargs["lr_scheduler"].step()
+            kwargs["lr_scheduler"].last_epoch = run.step - 1
+            kwargs["lr_scheduler"].step()
         if trainer.progress is not None:
             trainer.progress.begin(run.step, trainer.epochs[run.step])
         if not run.is_settled and run.step in trainer.due:

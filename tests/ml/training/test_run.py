@@ -17,7 +17,7 @@ import torch
 from ml.training.runs import SETTINGS, WEIGHTS, cut, data_of, digest, losses, newest, of_train, schedule, train, tree
 from safetensors.torch import load_file
 
-from jobs.contracts.errors import ConfigError, InputError, IntegrityError, OutputError, StoppedError
+from jobs.contracts.errors import ConfigError, InputError, IntegrityError, OutputError, StoppedError, TransientError
 from jobs.items import LocalItems
 from jobs.ml.loss import target_losses
 from jobs.ml.training import run as run_module
@@ -414,6 +414,26 @@ def test_nothing_is_pickled(base: Any, data: Any, tmp_path: Path, monkeypatch: p
 def test_the_state_to_go_on_from_is_kept_of_the_newest_two(undisturbed: Any) -> None:
     folder = undisturbed[0]
     assert [path.parent.name for path in sorted(folder.glob("*/training_state"))] == ["step_6", "step_7"]
+
+
+def test_an_upload_that_fails_ends_the_run_and_the_next_one_goes_on(
+    base: Any, data: Any, tmp_path: Path, undisturbed: Any
+) -> None:
+    folder = tmp_path / "run"
+    publish = LocalItems.publish
+
+    def failing(self: LocalItems, name: str) -> None:
+        if name == "step_4":
+            raise TransientError("the store does not answer")
+        publish(self, name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalItems, "publish", failing)
+        with pytest.raises(TransientError, match="the store does not answer"):
+            train(base, data, folder)
+    assert LocalItems(folder).names() == ["step_3"]
+    train(base, data, folder)
+    assert tree(folder) == tree(undisturbed[0])
 
 
 def test_a_full_disk(base: Any, data: Any, tmp_path: Path) -> None:
