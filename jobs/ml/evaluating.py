@@ -110,10 +110,19 @@ class Scorer:
     def log_probabilities(self, mails: Sequence[tuple[str, Mail]]) -> list[tuple[float, int]]:
         """Of each body, its log-probability (nats) and its tokens; a mail is (subject, (sender, date, body)).
 
-        Before it the model reads its header alone.
+        Before it the model reads its header alone. Of a body that is longer than it can read, such as a
+        pasted log of many pages, the beginning counts.
         """
-        examples = [self.encoder.example(_as_chunk(subject, mail)) for subject, mail in mails]
+        examples = [self._readable(subject, mail) for subject, mail in mails]
         return [(-loss, one.num_targets) for loss, one in zip(self.losses(examples), examples, strict=True)]
+
+    def _readable(self, subject: str, mail: Mail) -> Example:
+        """A mail as far as the model can read."""
+        example, limit = self.encoder.example(_as_chunk(subject, mail)), num_positions(self._model)
+        if limit is None or len(example) <= limit:
+            return example
+        most = max(1, limit - (len(example) - example.num_targets))
+        return self.encoder.example(_as_chunk(subject, (*mail[:2], beginning(self.encoder, mail[2], most))))
 
 
 def beginning(encoder: Encoder, text: str, max_tokens: int) -> str:
