@@ -49,7 +49,15 @@ _SAMPLING = ("epochs", "replay_ratio", "batch_size", "batch_tokens")
 @click.option("--replay-ratio", default="1:4", show_default=True, help="Without --schedule: old to new, in chunks.")
 @click.option("--batch-size", type=click.IntRange(1), default=16, show_default=True, help="Without --schedule: chunks.")
 @click.option("--batch-tokens", type=click.IntRange(1), help="Without --schedule: tokens in a batch instead.")
-@click.option("--lr", "--learning-rate", "learning_rate", type=float, default=2e-4, show_default=True, help="Peak.")
+@click.option(
+    "--lr",
+    "--learning-rate",
+    "learning_rate",
+    type=options.Number(0, min_open=True),
+    default=2e-4,
+    show_default=True,
+    help="Peak of the learning rate.",
+)
 @click.option(
     "--lr-schedule",
     "learning_rate_schedule",
@@ -58,14 +66,24 @@ _SAMPLING = ("epochs", "replay_ratio", "batch_size", "batch_tokens")
     show_default=True,
     help="How the learning rate falls behind the warm-up.",
 )
-@click.option(
-    "--warmup-ratio", type=click.FloatRange(0, 1), default=0.03, show_default=True, help="Share of the steps."
-)
-@click.option("--weight-decay", type=click.FloatRange(0), default=0.0, show_default=True, help="AdamW's.")
-@click.option("--max-grad-norm", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="Clip.")
+@click.option("--warmup-ratio", type=options.Number(0, 1), default=0.03, show_default=True, help="Share of the steps.")
+@click.option("--weight-decay", type=options.Number(0), default=0.0, show_default=True, help="AdamW's.")
+@click.option("--max-grad-norm", type=options.Number(0, min_open=True), default=1.0, show_default=True, help="Clip.")
 @click.option("--rank", type=click.IntRange(1), default=16, show_default=True, help="Rank of the adapter.")
-@click.option("--alpha", type=float, default=32, show_default=True, help="Its scale is alpha / rank.")
-@click.option("--dropout", type=click.FloatRange(0, 1, max_open=True), default=0.05, show_default=True, help="Its.")
+@click.option(
+    "--alpha",
+    type=options.Number(0, min_open=True),
+    default=32,
+    show_default=True,
+    help="The adapter's scale is alpha / rank.",
+)
+@click.option(
+    "--dropout",
+    type=options.Number(0, 1, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Share of the adapter's input that is dropped.",
+)
 @click.option("--target-modules", default="all-linear", show_default=True, help="Or names, with commas between them.")
 @click.option(
     "--gradient-accumulation", type=click.IntRange(1), default=1, show_default=True, help="Batches in one step."
@@ -83,7 +101,7 @@ _SAMPLING = ("epochs", "replay_ratio", "batch_size", "batch_tokens")
 @click.option("--save-steps", type=click.IntRange(1), default=500, show_default=True, help="Steps between checkpoints.")
 @click.option("--early-stop", is_flag=True, help="End where the val loss does not fall any more.")
 @click.option("--patience", type=click.IntRange(1), default=3, show_default=True, help="Evaluations without a fall.")
-@click.option("--min-delta", type=click.FloatRange(0), default=0.001, show_default=True, help="What is a fall, nats.")
+@click.option("--min-delta", type=options.Number(0), default=0.001, show_default=True, help="What is a fall, nats.")
 @click.option(
     "--report-to", type=click.Choice(["tensorboard", "mlflow", "wandb"]), multiple=True, help="May be repeated."
 )
@@ -94,7 +112,11 @@ _SAMPLING = ("epochs", "replay_ratio", "batch_size", "batch_tokens")
     show_envvar=True,
     help="Serve /progress, /metrics and /healthz there; 0 takes a free one.",
 )
-@click.option("--device", help="cuda, mps or cpu.  [default: the best there is]")
+@click.option(
+    "--device",
+    type=click.Choice(["cuda", "mps", "cpu"]),
+    help="Where to train; of several GPUs CUDA_VISIBLE_DEVICES says which.  [default: the best there is]",
+)
 @click.option(
     "--processes",
     type=click.IntRange(1),

@@ -41,7 +41,8 @@ def _entries(found: Json) -> Iterator[tuple[str, Json]]:
     losses = [entry["val_loss"] for entry in found["checkpoints"]]
     for entry in found["checkpoints"]:
         best = " *" if len(losses) > 1 and entry["val_loss"] == min(losses) else ""
-        yield f"{entry['path']}{best}", entry
+        path = entry["path"]  # a folder's name, which may hold anything
+        yield f"{path if path.isprintable() else ascii(path)}{best}", entry
 
 
 def _controls(found: Json) -> Iterator[str]:

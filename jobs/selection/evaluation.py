@@ -122,6 +122,14 @@ def read_evaluations(documents: Sequence[tuple[Json, str]]) -> Evaluation:
 
     InputError for what is none, for one without checkpoints, and for attempts that were scored on other threads.
     """
+    try:
+        return _read(documents)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        where = ", ".join(where for _, where in documents)
+        raise InputError(f"not what evaluate writes: {error}", where=where, hint="run evaluate again") from error
+
+
+def _read(documents: Sequence[tuple[Json, str]]) -> Evaluation:
     parsed = [_Document(value, where, number) for number, (value, where) in enumerate(documents)]
     first = parsed[0]
     for other in parsed[1:]:

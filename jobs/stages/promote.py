@@ -82,9 +82,11 @@ def _decision(path: Path) -> Json:
             where=str(path),
             hint="run the next attempt from sample on, then select again",
         )
-    if outcome not in ("Promote", "KeepIncumbent") or (outcome == "Promote" and not decision.get("winner")):
+    winner = decision.get("winner") if isinstance(decision, dict) else None
+    has_winner = isinstance(winner, dict) and isinstance(winner.get("path"), str)
+    if outcome not in ("Promote", "KeepIncumbent") or (outcome == "Promote" and not has_winner):
         raise InputError("not a decision: select writes one", where=str(path))
-    return dict(decision)
+    return {"message": ""} | dict(decision)
 
 
 def _result(outcome: Outcome, message: str, decision: Json) -> Json:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.contracts.errors import InputError
 from jobs.contracts.records import Json
 from jobs.files import read_json, write_json
 from jobs.selection.decision import as_json, decide
@@ -78,9 +79,12 @@ def _add_trainer_losses(said: Json, states: list[Path]) -> None:
 
 
 def eval_losses(state: Any) -> dict[int, float]:
-    """Val loss by step, as a trainer_state.json logs them."""
+    """Val loss by step, as a trainer_state.json logs them; InputError."""
     history = state.get("log_history", []) if isinstance(state, dict) else []
-    return {int(one["step"]): float(one["eval_loss"]) for one in history if "eval_loss" in one and "step" in one}
+    try:
+        return {int(one["step"]): float(one["eval_loss"]) for one in history if "eval_loss" in one and "step" in one}
+    except (TypeError, ValueError) as error:
+        raise InputError(f"its log_history is none of transformers': {error}", where="trainer_state.json") from error
 
 
 def result_of(said: Mapping[str, Any]) -> Json:

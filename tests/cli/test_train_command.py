@@ -164,6 +164,11 @@ def test_from_an_adapter_in_a_folder(ready: Path, files: Path, capfd: pytest.Cap
         (["--schedule", "epoch_schedule.json", "--rehearsal-manifest", "x"], "and --rehearsal-manifest are given"),
         (["--store", "./store", "--schedule", "epoch_schedule.json"], "and --schedule are given"),
         (["--attempt", 1], "--attempt and --again are for --store"),
+        (["--lr", "nan"], "nan is not a finite number"),
+        (["--lr", "-1"], "not in the range x>0"),
+        (["--alpha", "0"], "not in the range x>0"),
+        (["--dropout", "nan"], "nan is not a finite number"),
+        (["--device", "cuda:1"], "'cuda:1' is not one of"),
         (["--schedule", "epoch_schedule.json", "--shard-date", "May", "--save-train-shard", "x"], "not a date: 'May'"),
     ],
 )

@@ -197,6 +197,19 @@ def test_sums_that_do_not_fit() -> None:
         decision(LOSS, results)
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"checkpoints": [{"path": "step_1", "val_perplexity": 3.0}], "base": 5},
+        {"checkpoints": [{"path": "step_1", "val_perplexity": 3.0}], "top_k": "x"},
+        {"checkpoints": [{"path": "step_1", "val_perplexity": "low"}]},
+    ],
+)
+def test_what_evaluate_does_not_write(value: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"eval_results\.json"):
+        read_evaluations([(value, "eval_results.json")])
+
+
 def test_halves_do_not_change() -> None:
     """Pinned: another hash would let threads that chose an adapter judge it later."""
     names = [f"thread_{number:024x}" for number in range(8)]

@@ -207,7 +207,13 @@ def test_no_decision(store: Store, tmp_path: Path) -> None:
         run(Config(), Inputs({"decision": [tmp_path / "none.json"]}), Outputs({"production": tmp_path / "p.json"}))
 
 
-@pytest.mark.parametrize("value", ["[]", "{}", '{"outcome": "Perhaps"}', '{"outcome": "Promote", "winner": null}'])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("[]", "{}", '{"outcome": "Perhaps"}', '{"outcome": "Promote", "winner": null}'),
+        *('{"outcome": "Promote", "winner": "x"}', '{"outcome": "Promote", "winner": {"path": 5}}'),
+    ],
+)
 def test_what_is_no_decision(tmp_path: Path, value: str) -> None:
     (tmp_path / "decision.json").write_text(value)
     with pytest.raises(InputError, match="not a decision"):
