@@ -6,7 +6,7 @@ import hashlib
 import signal
 import sys
 import threading
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +17,12 @@ import orjson
 
 from jobs.contracts.artifacts import BASE_KEY, artifact_key
 from jobs.contracts.errors import ConfigError, InputError, UsageError
-from jobs.contracts.records import SPLITS, Chunk, Json, short_digest
+from jobs.contracts.records import SPLITS, Chunk, Json
 from jobs.corpus import open_corpus
 from jobs.files import read_json, scratch_folder, write_json
 from jobs.production import records
 from jobs.replay.checks import checked
+from jobs.replay.exposures import exposures
 from jobs.replay.reading import read_chunks
 from jobs.replay.sources import ChunkSource, open_source
 from jobs.replay.table import UNKNOWN, ChunkTable, code_of
@@ -325,25 +326,6 @@ def _eval_masks(inputs: Inputs, source: ChunkSource | None) -> dict[str, list[st
             what = "not in the assignments" if split == UNKNOWN else f"of {SPLITS[split]}"
             raise InputError(f"chunk {name} is {what}", where=str(path), hint="`refrain window --split val` lists them")
     return masks
-
-
-def exposures(chunks: Sequence[Chunk], counts: Counter[str]) -> Json:
-    """How often each message (short digest of its Message-ID) was a target, and how many were so often.
-
-    A mail that was cut is a target as often as the part of it that is most often.
-    """
-    parts: defaultdict[str, Counter[int]] = defaultdict(Counter)
-    for chunk in chunks:
-        for message_id, part in {(one.message_id, one.part) for one in chunk.messages if not one.context}:
-            parts[short_digest(message_id)][part] += counts[chunk.chunk_id]
-    messages = {digest: max(parts[digest].values()) for digest in sorted(parts)}
-    histogram = Counter(messages.values())
-    return {
-        "num_messages": len(messages),
-        "histogram": {str(times): histogram[times] for times in sorted(histogram)},
-        "messages": messages,
-        "chunks": dict(sorted(counts.items())),
-    }
 
 
 @contextmanager

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer
 
 from jobs.contracts.errors import InputError
 from jobs.ml.adapters import adapter_weights
 from jobs.ml.batching import collate, token_batches
 from jobs.ml.encoding import IGNORED, NO_MESSAGE, Example
 from jobs.ml.model_state import evaluating
+from jobs.ml.training.arguments import trainer_arguments
 from jobs.ml.training.callbacks import StepEnd
 from jobs.ml.training.checkpoints import Checkpoints, Seen, TrainingState, snapshot_of
 from jobs.ml.training.data import TrainingData
@@ -86,7 +87,7 @@ class StepTrainer(Trainer):
         """The step of the newest checkpoint."""
         super().__init__(
             model=model,
-            args=_arguments(settings, len(data.steps), device=device, world=world, scratch=scratch),
+            args=trainer_arguments(settings, len(data.steps), device=device, world=world, scratch=scratch),
             train_dataset=_Steps(self, state.step),
             callbacks=[StepEnd(self, resume_from)],
         )
@@ -282,35 +283,6 @@ def _continued(state: TrainingState, world: World, max_tokens: int | None) -> Se
         newest = Seen(world.size, max_tokens, state.step, [""] * world.size)
         state.seen.append(newest)
     return newest
-
-
-def _arguments(
-    settings: Hyperparameters, num_steps: int, *, device: torch.device, world: World, scratch: Path
-) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(scratch),
-        max_steps=num_steps,
-        per_device_train_batch_size=1,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        optim="adamw_torch",
-        max_grad_norm=0,  # clipped in training_step, where it is looked at
-        seed=settings.seed % 2**32,
-        use_cpu=device.type == "cpu",
-        ddp_backend="gloo" if device.type == "cpu" and world.size > 1 else None,
-        ddp_find_unused_parameters=False,
-        save_strategy="no",
-        eval_strategy="no",
-        logging_strategy="no",
-        report_to=list(settings.report_to) or "none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        logging_nan_inf_filter=False,
-    )
-    # Of a process that sees several GPUs Trainer would make threads (nn.DataParallel): a process has one.
-    arguments._n_gpu = 1  # noqa: SLF001 - as Trainer itself does for what it must not wrap
-    return arguments
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

@@ -503,7 +503,7 @@ def test_a_process_has_one_gpu_of_those_that_it_sees(monkeypatch: pytest.MonkeyP
     """Trainer would put the model into nn.DataParallel otherwise, whose losses are no single number."""
     from transformers import TrainingArguments
 
-    from jobs.ml.training.trainer import _arguments
+    from jobs.ml.training.arguments import trainer_arguments
     from jobs.ml.training.world import World
 
     set_up = TrainingArguments.__post_init__
@@ -515,7 +515,7 @@ def test_a_process_has_one_gpu_of_those_that_it_sees(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(TrainingArguments, "__post_init__", sees_two)
     assert TrainingArguments(output_dir=str(tmp_path), use_cpu=True).n_gpu == 2
     settings = Hyperparameters(**SETTINGS)
-    assert _arguments(settings, 1, device=torch.device("cpu"), world=World(), scratch=tmp_path).n_gpu == 1
+    assert trainer_arguments(settings, 1, device=torch.device("cpu"), world=World(), scratch=tmp_path).n_gpu == 1
 
 
 def test_a_text_that_the_model_cannot_read_is_told_before_training(
