@@ -59,7 +59,7 @@ def copied(ready: Path, url: str) -> str:
 
 def settings(ready: Path, **others: Any) -> Any:
     """The stage's settings."""
-    return train.Config(str(ready / "base"), **SETTINGS | others)
+    return train.Config(**{"base": str(ready / "base")} | SETTINGS | others)
 
 
 def written(url: str) -> dict[str, bytes]:

@@ -157,7 +157,9 @@ def _run_of(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data: 
     is_warm = config.start_from == "Incumbent" and bool(inputs.paths.get("incumbent"))
     start_from = inputs.paths["incumbent"][0] if is_warm else None
     began_with = adapter_digest(start_from) if start_from else None
-    parts = [settings_of(config), base.digest, base.tokenizer_digest, began_with, inputs.attempt, data.digest()]
+    # The base's digest stands for it, wherever it lies on this machine.
+    said = {name: value for name, value in settings_of(config).items() if name not in ("base", "revision")}
+    parts = [said, base.digest, base.tokenizer_digest, began_with, inputs.attempt, data.digest()]
     settings = Hyperparameters(
         learning_rate=config.learning_rate,
         learning_rate_schedule=config.learning_rate_schedule,

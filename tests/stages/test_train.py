@@ -405,6 +405,23 @@ class TestIncumbent:
         assert result["starts_from"] == "incumbent"
         assert result["first_loss"] < undisturbed[1]["first_loss"] - 0.04
 
+    def test_a_base_that_has_moved_is_still_the_same(
+        self, ready: Path, url: str, tmp_path: Path, undisturbed: Any
+    ) -> None:
+        def work() -> None:
+            die_at_step(int(saved[-1].removeprefix("step_")) - 1, signal.SIGKILL)
+            train(ready, url)
+
+        saved = artifact(undisturbed[0], "trainer_state")["refrain"]["checkpoints"]
+        assert in_a_child(work) == -signal.SIGKILL
+        moved = str(shutil.copytree(ready / "base", tmp_path / "moved"))
+        result = train(ready, url, base=moved)
+        assert result["adapter_sha256"] == undisturbed[1]["adapter_sha256"]
+        folder = artifact_key(CYCLE, "train", "checkpoints")
+        store = open_store(url, read_only=True)
+        bases = [orjson.loads(store.get(f"{folder}/{name}/refrain.json"))["base"] for name in saved]
+        assert bases == [str(ready / "base")] * (len(saved) - 1) + [moved], "it went on from its last checkpoint"
+
     def test_what_is_in_service_is_not_trained_over(self, ready: Path, tmp_path: Path, undisturbed: Any) -> None:
         """Not by other settings, and not where a rollback alone would bring it back."""
         shutil.copytree(Path(undisturbed[0].removeprefix("file://")), tmp_path / "archive")
