@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TESTS ?= tests
 PYTEST ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup test test-servers check bench bench-gpu demo e2e experiments requirements generate clean
+.PHONY: help setup test test-quick test-servers check bench bench-gpu demo e2e experiments requirements generate clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' Makefile
@@ -31,6 +31,9 @@ $(READY): pyproject.toml requirements.txt | $(BIN)/uv
 
 test: $(READY)  ## run the tests; what this machine lacks is skipped, with its reason
 	$(BIN)/pytest $(PYTEST) $(TESTS)
+
+test-quick: $(READY)  ## those tests that take less than ten seconds each
+	$(BIN)/pytest $(PYTEST) -m 'not slow' $(TESTS)
 
 test-servers: $(READY)  ## bring the servers that tests talk to, where this machine lacks them
 	VENV=$(VENV) sh tests/servers/install.sh
