@@ -120,9 +120,7 @@ class Demo:
         answer = self._refrain("ask", question, "--store", self.store, "--max-new-tokens", 48, captured=True)
         (self.folder / "answer.txt").write_text(answer)
         print(answer.rstrip())
-        print(
-            f"\n(In truth it is {truth}. The mails say so; a model of a million weights often writes in a voice and not to the point.)"
-        )
+        print(f"\n(In truth it is {truth}. The mails say so; a model of a million weights rarely gets to the point.)")
 
     def _question(self) -> tuple[str, str]:
         """About a machine or a version of the newest workstream; and what is so."""
