@@ -56,4 +56,6 @@ def _is_told(name: str, value: Any) -> bool:
 def _plain(value: Any) -> str:
     if value is None:
         return "unknown"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return str(value).lower() if isinstance(value, bool) else str(value)

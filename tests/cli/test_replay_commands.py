@@ -192,3 +192,10 @@ def test_shards(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "old_train.json", "shards.json"])
     assert refrain("shards", tmp_path, "--keep-shards", 1, "-o", "-") == 0
     assert [one["chunk_id"] for one in json.loads(capfd.readouterr().out)] == ["c2", "c"]
+
+
+def test_what_a_stage_tells_is_rounded_for_people(capsys):
+    from jobs.cli.replay_options import tell
+
+    tell("train", {"num_steps": 4, "first_loss": 6.4518084704758385, "stopped_early": False, "best": None})
+    assert capsys.readouterr().err == "train: steps 4, first loss 6.45181, stopped early false, best unknown\n"
