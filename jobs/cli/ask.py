@@ -92,7 +92,7 @@ def _date(value: str) -> str:
 
 
 def _as_text(answer: Any) -> str:
-    lines = [] if answer.text is None else [harmless(answer.text), ""]
+    lines = [] if answer.text is None else [harmless(answer.text) or "(the model wrote nothing)", ""]
     if answer.sources:
         lines.append("Sources")
     for number, (hit, passage) in enumerate(answer.sources, 1):

@@ -25,8 +25,14 @@ _STAGE = click.Choice([row.name for row in STAGES])
 )
 @click.option("--until", type=_STAGE, help="Stop behind this stage; a later run goes on.")
 @click.option("--only", type=_STAGE, help="Run this stage alone; those before it have to be finished.")
-@options.attempt
-@options.again
+@click.option(
+    "--attempt",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="With --only: which attempt of the cycle; those above 0 train again after too small a gain.",
+)
+@click.option("--again", is_flag=True, help="Run each stage once more, finished or not.")
 @click.option("--no-cleanup", is_flag=True, help="Keep what spec.retention would have deleted at the cycle's end.")
 @click.option("--take-over", is_flag=True, help="Break the claim of a run elsewhere that is known to be dead.")
 @click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]), help="Where models run.  [default: the best]")

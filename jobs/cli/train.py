@@ -219,11 +219,13 @@ def _settled_base(url: str) -> str | None:
 
 def _train_on_files(base: str, flags: dict[str, Any], files: dict[str, Any]) -> None:
     from jobs.files import scratch_folder
+    from jobs.ml.base_model import find_base
     from jobs.stages import Inputs, Outputs
     from jobs.stages.train import run
 
     if files["update_old_train"] and files["save_train_shard"] is None:
         raise UsageError("--update-old-train needs --save-train-shard", hint="name the folder of the shards")
+    find_base(base, flags["revision"])  # told before a schedule is made for it
     folder: Path = files["output_dir"]
     paths = named(
         assignments=files["assignments"] or Path("assignments.json"),

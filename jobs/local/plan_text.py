@@ -41,11 +41,13 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "memory", f"about {size(plan.memory_bytes['total'])} to train: {parts}"
     if plan.disk_bytes:
         yield "disk", ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in plan.disk_bytes.items())
-    yield "jobs", f"{'stage':<10}{'image':<7}{'device':<8}{'pods':>4}  deadline"
+    yield "jobs", f"{'stage':<10}{'image':<7}{'device':<8}{'pods':>4}  deadline, on a cluster"
     for job in plan.jobs:
         state = "  done" if job["is_done"] else ""
         deadline = duration(job["deadline_seconds"])
         yield "", f"{job['stage']:<10}{job['image']:<7}{job['device']:<8}{job['pods']:>4}  {deadline}{state}"
+    for warning in plan.warnings:
+        yield "note", warning
     for unknown in plan.unknown:
         yield "not known", unknown
 

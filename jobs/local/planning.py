@@ -55,6 +55,7 @@ class Plan:
     disk_bytes: Json = field(default_factory=dict)
     jobs: list[Json] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def as_json(self) -> Json:
         """All of it."""
@@ -79,7 +80,7 @@ def plan_cycle(
         store = OverlayStore(below, FolderStore(scratch / "archive"))
         run = CycleRun(cycle, Archive(store), machine=machine or Machine())
         would_be = run.run(until=_DATA_HALF)
-        _tell_data(plan, would_be)
+        _tell_data(plan, would_be, cycle.spec.promotion.gate.min_threads)
         plan.disk_bytes = dict(_grown(scratch / "archive"))
         if would_be.state == "Skipped":
             plan.message = f"it would be skipped: {would_be.message}"
@@ -111,11 +112,25 @@ def _job(spec: CycleSpec, name: str, done: list[str]) -> Json:
     }
 
 
-def _tell_data(plan: Plan, status: Status) -> None:
+def _too_little_to_judge(window: Json, min_threads: int) -> list[str]:
+    """What is to be told where the val set cannot hold the threads that a promotion needs."""
+    num, needed = window["num_val_chunks"], 2 * min_threads
+    if num >= needed:
+        return []
+    told = (
+        f"nothing can be promoted yet: there are {num} val chunks, and about {needed} val threads are needed (half of "
+        f"them judge, and gate.minThreads is {min_threads}). More mail brings more; a new archive may have a larger "
+        "val set (split.ratios)"
+    )
+    return [told]
+
+
+def _tell_data(plan: Plan, status: Status, min_threads: int) -> None:
     parsed, split, window = (status.result(name) or {} for name in ("parse", "split", "window"))
     plan.mail = {name: parsed[name] for name in ("num_sources", "num_kept", "num_rejected", "num_filtered")}
     plan.mail |= {name: split[name] for name in ("num_new", "num_in_archive_or_twice", "num_threads", "num_windows")}
     plan.window = {name: value for name, value in window.items() if name != "notes"}
+    plan.warnings += _too_little_to_judge(plan.window, min_threads)
     rehearsed = status.result("rehearse")
     if rehearsed:
         plan.rehearsal = {name: rehearsed[name] for name in ("num_old_chunks", "num_manifest_chunks")}

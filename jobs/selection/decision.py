@@ -166,7 +166,8 @@ def _gated(draft: Decision, winner: Candidate, baseline: Scored, *, retrains: bo
         draft = replace(draft, gate=judge(evaluation, winner.scored, baseline, rules))
     if num < rules.min_threads:
         what = "have something to say of its score" if num < half.sum() else "may judge"
-        message = f"{num} val threads {what}, and {rules.min_threads} are needed: the incumbent stays"
+        needed = f"{rules.min_threads} are needed: the incumbent stays until there is more mail"
+        message = f"{num} val threads {what}, and {needed}"
         return replace(draft, reason="InsufficientEvidence", message=message)
     assert draft.gate is not None
     gain, worse = draft.gate.gain, draft.gate.worse

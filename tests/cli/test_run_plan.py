@@ -41,7 +41,7 @@ def test_lines_go_to_standard_error_and_json_to_standard_output(place: Path, ref
         "rehearse",
         "sample",
     ]
-    assert "window      window 1: " in done.stderr
+    assert "window        window 1: " in done.stderr
     assert (place / "store" / "workshop" / "cycles" / "w1").is_dir(), "paths are meant from the file"
     again = refrain("run", place / "cycle.yaml", "--until", "sample")
     assert again.returncode == 0

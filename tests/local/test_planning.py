@@ -110,6 +110,17 @@ def test_what_is_not_known_is_said(place: Path) -> None:
     assert "not known  parameters and memory" in plan_text(timed)
 
 
+def test_too_few_val_threads_for_a_promotion_are_told(place: Path) -> None:
+    few = plan_of(place)
+    (told,) = few.warnings
+    num = few.window["num_val_chunks"]
+    assert told.startswith(f"nothing can be promoted yet: there are {num} val chunks, and about 24 val threads")
+    assert f"note       {told}" in plan_text(few)
+    enough = plan_of(place, promotion={"gate": {"minThreads": 2}}, split={"ratios": {"train": 1, "val": 9, "test": 0}})
+    assert enough.window["num_val_chunks"] >= 4
+    assert enough.warnings == []
+
+
 def test_a_cycle_that_would_be_skipped(place: Path) -> None:
     plan = plan_of(place, window={"minNewMessages": 9999})
     assert plan.message.startswith("it would be skipped: ")
