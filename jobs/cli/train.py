@@ -281,6 +281,8 @@ def _complete(paths: dict[str, list[Path]], files: Mapping[str, Any], seed: int,
         paths["val_set"] = [missing["val_set"]]
     if "schedule" in paths:
         return
+    if (made := paths["assignments"][0].with_name("epoch_schedule.json")).is_file():
+        click.echo(f"refrain: note: a schedule is made, and {made} is not used: --schedule names it", err=True)
     manifest = files["rehearsal_manifest"] or files["old_train"]
     if manifest is None:
         click.echo(

@@ -98,12 +98,13 @@ def test_the_names_of_the_original(ready: Path, files: Path) -> None:
     assert state["refrain"]["stopped_early"] is True
 
 
-def test_new_chunks_by_file_or_by_window(ready: Path, files: Path) -> None:
+def test_new_chunks_by_file_or_by_window(ready: Path, files: Path, capfd: pytest.CaptureFixture[str]) -> None:
     common = ["--rehearsal-manifest", "old_shards_train.json", "--epochs", 1, "--batch-size", 4]
     assert train(ready, *common, "--train", "new_train.json", "--output-dir", "a") == 0
     window = json.loads((files / "new_train.json").read_text())[0]["window_idx"]
     assert train(ready, *common, "--window-idx", window, "--output-dir", "b") == 0
     assert digests(files / "a") == digests(files / "b")
+    assert "epoch_schedule.json is not used: --schedule names it" in capfd.readouterr().err
 
 
 def test_the_train_set_is_archived_and_rehearsed_from(
