@@ -70,13 +70,22 @@ def _run(cycle: RetrainCycle, url: str) -> None:
 
 
 def run_in_child(proxy: FaultProxy, cycle: RetrainCycle, url: str) -> int | None:
-    """Run in a process that the proxy may kill; its exit code."""
-    proxy.writes.clear()
-    proxy.victim = None
-    child = fork.Process(target=functools.partial(_run, cycle, url))
-    child.start()
-    proxy.victim = child.pid
-    child.join(60)
+    """Run in a process that the proxy may kill; its exit code.
+
+    The test's own process has threads (of libraries that other tests have loaded), and a fork of such a one may
+    hang on a lock before it begins. One that has written nothing in all that time is begun again.
+    """
+    for _ in range(3):
+        proxy.writes.clear()
+        proxy.victim = None
+        child = fork.Process(target=functools.partial(_run, cycle, url))
+        child.start()
+        proxy.victim = child.pid
+        child.join(60)
+        if child.exitcode is not None or proxy.writes:
+            break
+        child.kill()
+        child.join()
     return child.exitcode
 
 
