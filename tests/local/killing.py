@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
 import os
 import signal
 import sys
@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import children
+
 from jobs.contracts.artifacts import SPEED_KEY
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.folder_store import FolderStore
@@ -18,7 +20,6 @@ from jobs.contracts.store import open_store
 from jobs.local.configs import Machine
 from jobs.local.session import Session
 
-fork = multiprocessing.get_context("fork")
 WRITES = ("put", "put_if_absent", "upload", "delete")
 PASSED_OVER = ("probe/", SPEED_KEY)
 """Keys whose writes are not counted: the start-up probe's come in no fixed order, and a clock decides the others'."""
@@ -35,16 +36,16 @@ def contents(url: str) -> dict[str, bytes]:
 
 def die_behind(number: int) -> Deadly:
     """Die behind the so manieth write. To die before one is to die behind the one before it."""
-    return lambda count, _method, _key, _data: count == number
+    return functools.partial(_is_number, number)
+
+
+def _is_number(number: int, count: int, _method: str, _key: str, _data: Any) -> bool:
+    return count == number
 
 
 def run_cycle(cycle: RetrainCycle, url: str, deadly: Deadly | None = None, **settings: Any) -> int:
-    """Run a cycle over a folder in a forked process; its exit code, -9 where it has died."""
-    child = fork.Process(target=_run, args=(cycle, url, deadly, settings))
-    child.start()
-    child.join(300)
-    assert child.exitcode is not None
-    return child.exitcode
+    """Run a cycle over a folder in a process of its own; its exit code, -9 where it has died."""
+    return children.run(_run, cycle, url, deadly, settings)
 
 
 def _run(cycle: RetrainCycle, url: str, deadly: Deadly | None, settings: dict[str, Any]) -> None:
@@ -80,19 +81,12 @@ def die_at_writes(deadly: Deadly) -> None:
 
 def num_writes(cycle: RetrainCycle, url: str, **settings: Any) -> list[str]:
     """The writes of an undisturbed run, `method key` each."""
-    queue = fork.SimpleQueue()
+    with tempfile.NamedTemporaryFile("r") as noted:
+        assert children.run(_run, cycle, url, functools.partial(_note, noted.name), settings) == 0
+        return noted.read().splitlines()
 
-    def note(_number: int, method: str, key: str, _data: Any) -> bool:
-        queue.put(f"{method} {key}")
-        return False
 
-    written: list[str] = []
-    child = fork.Process(target=_run, args=(cycle, url, note, settings))
-    child.start()
-    while child.is_alive() or not queue.empty():
-        if not queue.empty():
-            written.append(queue.get())
-        else:
-            child.join(0.01)
-    assert child.exitcode == 0
-    return written
+def _note(path: str, _number: int, method: str, key: str, _data: Any) -> bool:
+    with Path(path).open("a") as noted:
+        noted.write(f"{method} {key}\n")
+    return False

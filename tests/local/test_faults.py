@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-import multiprocessing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from children import run_as_victim
 from local.cycles import WEEKS, cycle_of, workplace
 from local.killing import contents, die_behind, num_writes, run_cycle
 from servers.proxy import kill_after
@@ -20,12 +18,6 @@ from jobs.local.session import Session
 if TYPE_CHECKING:
     from servers.proxy import FaultProxy
     from servers.s3 import S3Server
-
-# Imported here once: the children that are forked need not do it again.
-for heavy in ("boto3", "lxml.etree", "pyarrow.parquet", "tokenizers", "jobs.stages.sample", "jobs.stages.split"):
-    importlib.import_module(heavy)
-
-fork = multiprocessing.get_context("fork")
 
 
 @pytest.fixture
@@ -69,32 +61,12 @@ def _run(cycle: RetrainCycle, url: str) -> None:
     Session(cycle, url, lambda _line: None, Machine(workers=1)).run(until="sample")
 
 
-def run_in_child(proxy: FaultProxy, cycle: RetrainCycle, url: str) -> int | None:
-    """Run in a process that the proxy may kill; its exit code.
-
-    The test's own process has threads (of libraries that other tests have loaded), and a fork of such a one may
-    hang on a lock before it begins. One that has written nothing in all that time is begun again.
-    """
-    for _ in range(3):
-        proxy.writes.clear()
-        proxy.victim = None
-        child = fork.Process(target=functools.partial(_run, cycle, url))
-        child.start()
-        proxy.victim = child.pid
-        child.join(60)
-        if child.exitcode is not None or proxy.writes:
-            break
-        child.kill()
-        child.join()
-    return child.exitcode
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
 def test_a_run_over_s3_killed_and_run_again(proxy: FaultProxy, s3_server: S3Server, cycle: RetrainCycle) -> None:
     """Behind its claim, a data file, a segment, a marker, and the claim's end; a folder's test has each write."""
     undisturbed = f"s3://{s3_server.make_bucket()}/archive"
-    assert run_in_child(proxy, cycle, undisturbed) == 0
+    assert run_as_victim(proxy, _run, cycle, undisturbed) == 0
     writes = list(proxy.writes)
     expected = contents(undisturbed)
     chosen = [
@@ -106,7 +78,7 @@ def test_a_run_over_s3_killed_and_run_again(proxy: FaultProxy, s3_server: S3Serv
     for number in chosen:
         url = f"s3://{s3_server.make_bucket()}/archive"
         proxy.harms = {number: kill_after}
-        assert run_in_child(proxy, cycle, url) == -9, writes[number - 1]
+        assert run_as_victim(proxy, _run, cycle, url) == -9, writes[number - 1]
         proxy.harms = {}
-        assert run_in_child(proxy, cycle, url) == 0
+        assert run_as_victim(proxy, _run, cycle, url) == 0
         assert contents(url) == expected, writes[number - 1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import children
 import orjson
 import pytest
 
@@ -21,8 +21,6 @@ from jobs.local.owner import Ownership, owned
 
 if TYPE_CHECKING:
     from servers.s3 import S3Server
-
-fork = multiprocessing.get_context("fork")
 
 
 def own(url: str, said: list[str] | None = None, **settings: Any) -> Any:
@@ -39,9 +37,8 @@ def hold(url: str, ready: Any, leave: Any) -> None:
 
 def held(url: str) -> tuple[Any, Any]:
     """A process that owns the archive, and what makes it die."""
-    ready, leave = fork.Event(), fork.Event()
-    holder = fork.Process(target=hold, args=(url, ready, leave))
-    holder.start()
+    ready, leave = children.forked.Event(), children.forked.Event()
+    holder = children.begun(hold, url, ready, leave)
     assert ready.wait(60)
     return holder, leave
 
@@ -171,14 +168,11 @@ def _take(url: str, folder: Path, start: Any, results: Any) -> None:
 
 
 def test_of_many_that_take_over_at_once_one_wins(bucket: str, elsewhere: Store, tmp_path: Path) -> None:
-    start, results = fork.Barrier(6), fork.Queue()
-    folders = [tmp_path / str(number) for number in range(6)]
-    children = [fork.Process(target=_take, args=(bucket, folder, start, results)) for folder in folders]
-    for child in children:
-        child.start()
-    found = [results.get(timeout=60) for _ in children]
-    for child in children:
-        child.join(60)
+    start, results = children.forked.Barrier(6), children.forked.Queue()
+    takers = [children.begun(_take, bucket, tmp_path / str(number), start, results) for number in range(6)]
+    found = [results.get(timeout=60) for _ in takers]
+    for taker in takers:
+        children.ended(taker)
     assert found.count("owner") == 1, found
 
 

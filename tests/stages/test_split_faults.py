@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import children
 import pytest
+from children import run_as_victim
 from servers.proxy import kill_after, lose_answer
 from splitting import mail, rows, split, write
 
@@ -30,12 +30,6 @@ MAILS = [
 ]
 SETTINGS: dict[str, Any] = {"window_period": "week", "window_overlap": 1, "workers": 1}
 
-# Imported here once: the children that are forked need not do it again.
-for heavy in ("boto3", "lxml.etree", "pyarrow.parquet", "tokenizers"):
-    importlib.import_module(heavy)
-
-fork = multiprocessing.get_context("fork")
-
 
 def contents(url: str) -> dict[str, bytes]:
     store = Archive.open(url, read_only=True).store
@@ -46,23 +40,12 @@ def import_all(url: str, source: Path) -> None:
     split(Archive.open(url), source, source.parent, cycle="w1", **SETTINGS)
 
 
-def import_in_child(proxy: FaultProxy, url: str, source: Path) -> int | None:
-    """Import in a process that the proxy may kill; its exit code."""
-    proxy.writes.clear()
-    proxy.victim = None
-    child = fork.Process(target=import_all, args=(url, source))
-    child.start()
-    proxy.victim = child.pid
-    child.join(60)
-    return child.exitcode
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("s3_server", ["minio"], indirect=True)
 def test_a_split_killed_at_any_write_and_run_again(proxy: FaultProxy, s3_server: S3Server, tmp_path: Path) -> None:
     source = write(tmp_path / "messages.jsonl", MAILS)
     undisturbed = f"s3://{s3_server.make_bucket()}/archive"
-    assert import_in_child(proxy, undisturbed, source) == 0
+    assert run_as_victim(proxy, import_all, undisturbed, source) == 0
     num_writes = len(proxy.writes)
     segments = [number for number, line in enumerate(proxy.writes, 1) if "/assignments/" in line]
     assert len(segments) == 2
@@ -71,9 +54,9 @@ def test_a_split_killed_at_any_write_and_run_again(proxy: FaultProxy, s3_server:
     for number in range(1, num_writes + 1):
         url = f"s3://{s3_server.make_bucket()}/archive"
         proxy.harms = {number: kill_after}
-        assert import_in_child(proxy, url, source) == -9, number
+        assert run_as_victim(proxy, import_all, url, source) == -9, number
         proxy.harms = {}
-        assert import_in_child(proxy, url, source) == 0
+        assert run_as_victim(proxy, import_all, url, source) == 0
         assert contents(url) == expected, number
 
 
@@ -104,12 +87,8 @@ def _import_own(url: str, folder: Path, number: int) -> None:
 
 def test_writers_at_once_lose_nothing_and_double_nothing(new_store: Callable[[], str], tmp_path: Path) -> None:
     url = new_store()
-    children = [fork.Process(target=_import_own, args=(url, tmp_path, number)) for number in range(6)]
-    for child in children:
-        child.start()
-    for child in children:
-        child.join(120)
-    assert [child.exitcode for child in children] == [0] * 6
+    writers = [children.begun(_import_own, url, tmp_path, number) for number in range(6)]
+    assert [children.ended(writer, 120) for writer in writers] == [0] * 6
     archive = Archive.open(url, read_only=True)
     assert verify(archive, deep=True).problems == []
     assert sorted(len(row.messages) for row in rows(archive)) == [1] * 18

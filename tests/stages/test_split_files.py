@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import children
 import orjson
 import pytest
 from splitting import mail, write
@@ -308,17 +308,15 @@ def test_a_mail_that_is_not_in_its_encoding_is_refused(tmp_path: Path, encoding:
     assert "a@x" in caught.value.where
 
 
+def _second(begin: Any, folder: Path) -> None:
+    begin.wait(60)
+    run(folder, WEEK_2)
+
+
 def test_two_at_once_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second one commits while the first one writes assignments.json from what it has read before."""
-    fork = multiprocessing.get_context("fork")
-    begin = fork.Event()
-
-    def second() -> None:
-        begin.wait()
-        run(tmp_path, WEEK_2)
-
-    other = fork.Process(target=second)
-    other.start()  # before the first one holds anything that it would have too
+    begin = children.forked.Event()
+    other = children.begun(_second, begin, tmp_path)
     waited = []
 
     def entries_read(table: LogTable) -> Iterator[tuple[str, Any]]:
@@ -332,7 +330,6 @@ def test_two_at_once_wait_for_each_other(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(exports, "assignment_entries", entries_read)
     write(tmp_path / "messages.jsonl", WEEK_1)
     split_files(Config(workers=1, window_overlap=1), [tmp_path / "messages.jsonl"], tmp_path / "assignments.json")
-    other.join(60)
-    assert (waited, other.exitcode) == ([True], 0)
+    assert (children.ended(other), waited) == (0, [True])
     assert len(load(tmp_path / "assignments.json")) == 4
     assert len(load(tmp_path / "chunks.json")) == 4
