@@ -52,11 +52,16 @@ def _commit() -> str:
 
 def write_section(path: Path, name: str, row: Row, outcomes: Outcomes, where: str) -> None:
     """Put the row's section into the file, in place of an older one; sections are in the order of their names."""
+    replace_section(path, _HEAD, name, "\n".join(_section(row, outcomes, where)) + "\n")
+
+
+def replace_section(path: Path, head: str, name: str, section: str) -> None:
+    """Put a section into a file that has this head, in place of the older one; what others wrote there stays."""
     text = path.read_text() if path.exists() else ""
     sections = dict(re.findall(r"<!-- row (\w+) -->\n(.*?)<!-- /row -->", text, re.DOTALL))
-    sections[name] = "\n".join(_section(row, outcomes, where)) + "\n"
+    sections[name] = section
     body = "\n".join(f"<!-- row {key} -->\n{sections[key]}<!-- /row -->\n" for key in sorted(sections))
-    path.write_text(f"{_HEAD}\n{body}")
+    path.write_text(f"{head}\n{body}")
 
 
 def _section(row: Row, outcomes: Outcomes, where: str) -> Iterator[str]:

@@ -26,10 +26,11 @@ HERE = Path(__file__).resolve().parent
 DEMO = HERE.parents[1] / "examples" / "demo"
 sys.path += [str(DEMO), str(HERE.parent)]
 
+from page import write_experiment  # noqa: E402
+
 from outcomes import outcome_of, read_artifact, table  # noqa: E402 - scripts of other folders
 from report import machine  # noqa: E402
 
-RESULTS = HERE.parent / "experiments.md"
 FIRST, CYCLES, END = dt.date(2019, 7, 1), dt.date(2019, 9, 2), dt.date(2020, 1, 1)
 """Where the mail for the base model begins, the cycles' weeks, and where these end."""
 WEEK = "2019-w36"
@@ -55,7 +56,7 @@ def main() -> None:
     text = _page(rows, forgetting, time.monotonic() - started)
     (folder / "results.md").write_text(text)
     if options.weeks >= len(weeks):
-        RESULTS.write_text(text)
+        write_experiment("linux_raid", text)
     print(text)
 
 
@@ -118,11 +119,10 @@ def _page(rows: list[dict[str, Any]], forgetting: dict[str, Any], seconds: float
         for outcome in ("Promoted", "NotPromoted", "Skipped")
     )
     lines = [
-        "# Experiments",
-        "",
         "## linux-raid, September to December 2019, week by week",
         "",
-        f"{machine()}; {seconds / 60:.0f} min. `make experiments`, settings: `benchmarks/experiments/linux_raid.yaml`.",
+        f"{machine()}; {seconds / 60:.0f} min beside other work. `make experiments`, settings:",
+        "`benchmarks/experiments/linux_raid.yaml`.",
         "",
         "A Llama of width 128 and 4 layers, pre-trained on the list's July and August; then each week's mail by",
         "`refrain run` alone. Val perplexity is of what was in service, then of the chosen checkpoint, on all val",
