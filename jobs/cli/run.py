@@ -69,11 +69,11 @@ def command(
       refrain run cycle.yaml --only train --attempt 1      (what a stage's pod does)
     """
     from jobs.contracts.cycle import load_cycle
+    from jobs.contracts.progression import Step
     from jobs.files import STANDARD
     from jobs.local.configs import Machine
     from jobs.local.places import located
     from jobs.local.session import Session
-    from jobs.local.status import Step
 
     if only and until:
         raise UsageError("both --only and --until are given", hint="leave one out")

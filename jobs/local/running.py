@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from jobs.assignments.archive import Archive
 from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.cycle import RetrainCycle
+from jobs.contracts.progression import FIRST_STEP, Step, is_waiting, next_step
 from jobs.contracts.records import Json
-from jobs.contracts.stages import STAGES
 from jobs.local.configs import Machine, stage_config
 from jobs.local.places import pinned
 from jobs.local.speed import note_speed
-from jobs.local.status import Status, Step, is_waiting, next_step, read_status
+from jobs.local.status import Status, read_status
 from jobs.runner import FINISHED_BEFORE, run_in_archive
 
 
@@ -51,7 +51,7 @@ class CycleRun:
         With `until` a stage of the first attempt is meant; `select` ends with the last attempt's. Raises what
         the stages raise.
         """
-        step: Step | None = Step(STAGES[0].name)
+        step: Step | None = FIRST_STEP
         while step is not None:
             result = self.run_one(step)
             following = None if is_waiting(step, result) else next_step(step, result)

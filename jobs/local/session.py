@@ -9,6 +9,7 @@ from jobs.assignments.archive import Archive
 from jobs.contracts.artifacts import finished_key
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.errors import MissingInputError, RefrainError, StoppedError
+from jobs.contracts.progression import FIRST_STEP, Step
 from jobs.contracts.records import Json
 from jobs.contracts.stages import stage
 from jobs.contracts.store import Store, StoreOptions, open_store
@@ -17,7 +18,7 @@ from jobs.local.owner import owned
 from jobs.local.places import reach
 from jobs.local.retention import clean_up
 from jobs.local.running import CycleRun, Done
-from jobs.local.status import Status, Step, read_status, report, write_finished
+from jobs.local.status import Status, read_status, report, write_finished
 from jobs.local.telling import counted, lines_of
 
 
@@ -87,7 +88,7 @@ class Session:
         try:
             return read_status(open_store(self.url, self._options, read_only=True), self._name)
         except MissingInputError:
-            return Status(step=Step("parse"))
+            return Status(step=FIRST_STEP)
 
     def _begin(self, store: Store, check: Callable[[], object]) -> CycleRun:
         if ignored := ignored_fields(self.cycle.spec):

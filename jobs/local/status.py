@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from jobs.contracts.artifacts import finished_key
+from jobs.contracts.cycle.status import ENDED, State
+from jobs.contracts.progression import FIRST_STEP, Step, ended_as, is_waiting, next_step, why_skipped
 from jobs.contracts.records import Json
 from jobs.contracts.stages import STAGES
 from jobs.contracts.store import Store
 from jobs.production import incumbent_of
 from jobs.runner import read_marker
-
-State = Literal["Pending", "Suspended", "Running", "AwaitingApproval", "Promoted", "NotPromoted", "Skipped", "Failed"]
-ENDED: tuple[State, ...] = ("Promoted", "NotPromoted", "Skipped")
-_FIRST_TRAINED = next(index for index, row in enumerate(STAGES) if row.is_retrained)
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A stage in one attempt of a cycle."""
-
-    stage: str
-    attempt: int = 0
 
 
 @dataclass(slots=True)
@@ -49,24 +39,11 @@ class Status:
         return self.state in ENDED
 
 
-def next_step(done: Step, result: Json) -> Step | None:
-    """What follows a stage that gave this result; None behind the last, and where the cycle is skipped."""
-    names = [row.name for row in STAGES]
-    if done.stage == "window" and result.get("skipped"):
-        return None
-    if done.stage == "select" and result.get("outcome") == "Retrain":
-        return Step(names[_FIRST_TRAINED], done.attempt + 1)
-    for row in STAGES[names.index(done.stage) + 1 :]:
-        if done.attempt == 0 or row.is_retrained or row.name == names[-1]:
-            return Step(row.name, done.attempt)
-    return None
-
-
 def read_status(store: Store, cycle: str) -> Status:
     """The status of a cycle by what its store holds; that of one which has ended stays when its artifacts go."""
     if store.exists(finished_key(cycle)):
         return _finished(orjson.loads(store.get(finished_key(cycle))))
-    status = Status(step=Step(STAGES[0].name))
+    status = Status(step=FIRST_STEP)
     while status.step is not None:
         step = status.step
         marker = read_marker(store, step.stage, cycle, step.attempt if step.stage != STAGES[-1].name else 0)
@@ -83,27 +60,17 @@ def read_status(store: Store, cycle: str) -> Status:
     return status
 
 
-def is_waiting(step: Step, result: Json) -> bool:
-    """Whether a stage has finished without an end: a promotion that a person has yet to approve."""
-    return step.stage == STAGES[-1].name and result.get("outcome") == "AwaitingApproval"
-
-
 def _message(step: Step, marker: Json) -> str:
     """Why a cycle ends with a stage, in words; nothing for those that it does not end with."""
     result = marker["result"]
     if step.stage == "window" and result.get("skipped"):
-        least = marker["config"]["min_new_messages"]
-        return f"{result['num_new_train_messages']} new train messages came, and minNewMessages is {least}"
+        return why_skipped(result, marker["config"]["min_new_messages"])
     return str(result.get("message", "")) if step.stage == STAGES[-1].name else ""
 
 
 def _state(status: Status) -> State:
-    window, promoted = status.result("window"), status.result("promote")
-    if window is not None and window.get("skipped"):
-        return "Skipped"
-    if promoted is not None:
-        return "Promoted" if promoted["outcome"] == "Promoted" else "NotPromoted"
-    return "Running" if status.stages else "Pending"
+    ended = ended_as({one["name"]: one["result"] for one in status.stages})
+    return ended or ("Running" if status.stages else "Pending")
 
 
 def write_finished(store: Store, cycle: str, status: Status) -> None:

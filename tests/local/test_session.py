@@ -15,11 +15,12 @@ from local.killing import contents
 from jobs.contracts.artifacts import finished_key
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError, StoppedError
+from jobs.contracts.progression import Step
 from jobs.contracts.store import open_store
 from jobs.local.configs import Machine
 from jobs.local.session import Session
 from jobs.local.speed import tokens_per_second
-from jobs.local.status import Status, Step
+from jobs.local.status import Status
 from jobs.stages import Inputs, Outputs
 
 SHA = "c" * 64

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from jobs.contracts.progression import Step
 from jobs.local.running import Done
-from jobs.local.status import Step
 from jobs.local.telling import duration, line_of, said
 
 TRAIN = {
