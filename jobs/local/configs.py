@@ -16,10 +16,12 @@ POD_FIELDS = (
     "store.secretRef",
     "training.nodes",
     "promotion.timeoutSeconds",
+    "promotion.approvalTimeoutSeconds",
     "stages",
+    "deadlineSeconds",
     "ttlSecondsAfterFinished",
 )
-"""What is about pods and objects of a cluster: it means nothing on one machine."""
+"""What is about pods, objects and the waiting of a cluster: it means nothing on one machine."""
 
 RUN_FIELDS = ("archive", "store", "retention", "suspend")
 """What is about the cycle as a whole, and no setting of a stage."""

@@ -97,6 +97,8 @@ OF_PODS: dict[str, Any] = {
     "store.secretRef.name": "secret",
     "training.nodes": 4,
     "promotion.timeoutSeconds": 5,
+    "promotion.approvalTimeoutSeconds": 5,
+    "deadlineSeconds": 5,
     "stages": {"train": {"deadlineSeconds": 5}},
     "ttlSecondsAfterFinished": 5,
 }

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from jobs.contracts.cycle.bounds import DAY_SECONDS, CycleModel, text
+from jobs.contracts.cycle.bounds import DAY_SECONDS, YEAR_SECONDS, CycleModel, text
 
 
 class Lora(CycleModel):
@@ -191,3 +191,5 @@ class PromotionSpec(CycleModel):
     """How long new pods may take to serve before the former adapter is restored."""
     approve: Annotated[str, text(64, r"^[0-9a-f]{64}$", "64 hex digits")] | None = None
     """SHA-256 of the candidate that a person has approved."""
+    approval_timeout_seconds: Annotated[int, Field(ge=1, le=YEAR_SECONDS)] = 7 * DAY_SECONDS
+    """How long a candidate waits to be approved; then the incumbent stays. Other cycles of the archive wait with it."""

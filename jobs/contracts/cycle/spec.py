@@ -54,6 +54,8 @@ class CycleSpec(CycleModel):
     """How the winner comes into service."""
     stages: Annotated[dict[StageName, StageOverride], Field(max_length=len(STAGES))] = {}
     """What may differ in single stages' pods."""
+    deadline_seconds: Annotated[int, Field(ge=1, le=YEAR_SECONDS)] | None = None
+    """How long the whole cycle may take from its first stage on, suspensions included; then it has failed."""
     suspend: bool = False
     """Stop what runs, which saves, and go on from there when this is false again."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=10 * YEAR_SECONDS)] = 30 * DAY_SECONDS
