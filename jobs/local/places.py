@@ -17,6 +17,8 @@ from jobs.contracts.store import Store, StoreOptions, store_folder
 from jobs.runner import read_marker
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+USES_BASE = frozenset({"split", "train", "evaluate"})
+"""Stages whose settings name the base model: the others need not know its commit, nor reach a hub."""
 _PATH_STARTS = ("/", "./", "../", "~")
 
 

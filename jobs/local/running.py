@@ -12,7 +12,7 @@ from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.progression import FIRST_STEP, Step, is_waiting, next_step
 from jobs.contracts.records import Json
 from jobs.local.configs import Machine, stage_config
-from jobs.local.places import pinned
+from jobs.local.places import USES_BASE, pinned
 from jobs.local.speed import note_speed
 from jobs.local.status import Status, read_status
 from jobs.runner import FINISHED_BEFORE, run_in_archive
@@ -64,7 +64,8 @@ class CycleRun:
         """Run one stage, whatever comes behind it; its result."""
         self.check()
         self.current = step
-        self.cycle = pinned(self.cycle, self.archive.store)
+        if step.stage in USES_BASE:
+            self.cycle = pinned(self.cycle, self.archive.store)
         is_begun = step.stage == "train" and self._has_checkpoints(step)
         started = time.monotonic()
         result = run_in_archive(

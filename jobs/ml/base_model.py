@@ -19,7 +19,7 @@ from jobs.files import read_json
 from jobs.ml.encoding import Encoder
 from jobs.ml.model_files import model_digest, require_model
 from jobs.ml.quiet import quiet_libraries
-from jobs.ml.tokens import ModelCounter, WhitespaceCounter, load_token_counter
+from jobs.ml.tokens import ModelCounter, WhitespaceCounter, load_token_counter, needs_own_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +176,7 @@ def _loading(base: Base) -> Iterator[None]:
         raise
     except (ImportError, ValueError, KeyError) as error:
         if "trust_remote_code" in str(error):
-            raise ConfigError(
-                "the model needs code of its own, and such code is never run",
-                where=base.name,
-                hint="take a model that transformers itself knows",
-            ) from error
+            raise needs_own_code(base.name) from error
         raise ConfigError(f"transformers cannot load it: {_first_line(error)}", where=where) from error
     except MemoryError as error:
         raise ConfigError("the model does not fit into memory", where=where) from error

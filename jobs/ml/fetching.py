@@ -51,6 +51,23 @@ def from_hub(
         return folder, folder.name
 
 
+def file_from_hub(name: str, commit: str, file: str) -> Path | None:
+    """One file of a model of the hub, fetched once, and again never asked for; None where the model has none such.
+
+    It needs no library but the hub's own. See `from_hub` for what it raises.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    with _hub(name), quiet_libraries():
+        try:
+            return Path(hf_hub_download(name, file, revision=commit, endpoint=endpoint))
+        except errors.LocalEntryNotFoundError:  # nobody could be asked
+            raise
+        except errors.EntryNotFoundError:
+            return None
+
+
 def _fetched_before(name: str, revision: str | None) -> tuple[Path, str]:
     """What the cache has; whether it is all that is wanted is for the caller to see, for here nobody knows."""
     from huggingface_hub import snapshot_download

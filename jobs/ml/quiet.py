@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _LOGGERS = ("transformers", "huggingface_hub", "peft", "accelerate", "safetensors")
 
@@ -31,7 +31,9 @@ def quiet_libraries() -> Iterator[None]:
 
 def _no_progress_bars() -> None:
     from huggingface_hub.utils import disable_progress_bars
-    from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bars()
-    disable_progress_bar()
+    with suppress(ImportError):  # a light install fetches from the hub without it
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()

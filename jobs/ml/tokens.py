@@ -105,10 +105,11 @@ def tokenizer_digest(definition: str) -> str:
 def load_token_counter(name: str) -> TokenCounter:
     """The counter that a user named.
 
-    `whitespace`; a tokenizer.json, or a folder with one, there or in a store (`s3://bucket/model`); a folder of
-    another tokenizer, or a name on the Hub with its revision (`org/model@<commit>`), both through
-    `transformers`. Raises MissingInputError, InputError for a file that is no tokenizer, ConfigError for a
-    name without a revision, and what the store raises.
+    `whitespace`; a tokenizer.json, or a folder with one, there or in a store (`s3://bucket/model`), or a name on
+    the Hub with its revision (`org/model@<commit>`). A folder or a model on the Hub without a tokenizer.json is
+    read through `transformers`; code that comes with it never runs. Raises MissingInputError, InputError for a
+    file that is no tokenizer, ConfigError for a name without a revision and for a tokenizer that needs code of
+    its own, and what the store and the Hub raise.
     """
     if name == WHITESPACE:
         return WhitespaceCounter()
@@ -129,7 +130,15 @@ def load_token_counter(name: str) -> TokenCounter:
             where="tokenizer",
             hint="write org/model@<commit, 40 hex digits>, give a tokenizer.json, or use 'whitespace'",
         )
-    return _from_transformers(name, repository, revision=revision)
+    return _from_hub(name, repository, revision)
+
+
+def _from_hub(name: str, repository: str, commit: str) -> ModelCounter:
+    """By its tokenizer.json alone, which a light install can read, and as `find_base` reads it."""
+    from jobs.ml.fetching import file_from_hub
+
+    file = file_from_hub(repository, commit, "tokenizer.json")
+    return _from_file(name, file) if file else _from_transformers(name, repository, revision=commit)
 
 
 def _from_file(name: str, path: Path) -> ModelCounter:
@@ -165,8 +174,11 @@ def _from_transformers(name: str, source: str, *, revision: str | None) -> Model
             hint="pip install 'refrain[train]', or give the model's tokenizer.json",
         ) from error
     try:
-        loaded: Any = AutoTokenizer.from_pretrained(source, revision=revision or "main")
+        # Left open, it would ask on standard input whether to run a model's own code.
+        loaded: Any = AutoTokenizer.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
     except (ImportError, OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise needs_own_code(source) from error
         raise MissingInputError(f"cannot be loaded: {error}", where=source) from error
     backend: Tokenizer | None = getattr(loaded, "backend_tokenizer", None)
     if backend is None:
@@ -174,6 +186,15 @@ def _from_transformers(name: str, source: str, *, revision: str | None) -> Model
             "this tokenizer has no fast version, and so no offsets", where=source, hint="convert it to a tokenizer.json"
         )
     return ModelCounter(name, backend, backend.to_str())
+
+
+def needs_own_code(where: str) -> ConfigError:
+    """What a user is told of a model or a tokenizer that nothing but code of its own can load."""
+    return ConfigError(
+        "it needs code of its own, and such code is never run",
+        where=where,
+        hint="take a model that transformers itself knows",
+    )
 
 
 def _batches(texts: Sequence[str]) -> Iterator[list[str]]:

@@ -2,91 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import threading
+import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
 
+from servers.hub import COMMIT, NAME, Hub, serving
 from servers.s3 import free_port
 
 from jobs.contracts.errors import AccessError, ConfigError, MissingInputError, RefrainError, TransientError
 from jobs.ml.base_model import find_base
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-NAME = "somebody/tiny"
-
-
-class _Hub(BaseHTTPRequestHandler):
-    folder: Path
-    names: list[str]
-    token: str | None
-    refuses: int | None
-    asked: list[str]
-
-    def log_message(self, *_args: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:  # noqa: PLR0911 - one for each kind of answer
-        self.asked.append(f"{self.command} {self.path}")
-        if self.refuses:
-            return self._answer(self.refuses, b"{}")
-        if self.token and self.headers.get("Authorization") != f"Bearer {self.token}":
-            return self._answer(401, b"{}", {"X-Error-Code": "RepoNotFound"})
-        path = self.path.partition("?")[0]
-        if path.startswith(f"/api/models/{NAME}"):
-            if path == f"/api/models/{NAME}/tree/{COMMIT}":
-                return self._answer(200, json.dumps([self._entry(name) for name in self.names]).encode())
-            revision = path.removeprefix(f"/api/models/{NAME}").removeprefix("/revision/") or "main"
-            if revision not in ("main", COMMIT):
-                return self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            files = [{"rfilename": name} for name in self.names]
-            return self._answer(200, json.dumps({"id": NAME, "sha": COMMIT, "siblings": files}).encode())
-        prefix = f"/{NAME}/resolve/{COMMIT}/"
-        if path.startswith(prefix) and (self.folder / path.removeprefix(prefix)).is_file():
-            return self._answer(200, (self.folder / path.removeprefix(prefix)).read_bytes())
-        return self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-
-    def _entry(self, name: str) -> dict[str, object]:
-        path = self.folder / name
-        return {"type": "file", "path": name, "oid": COMMIT, "size": path.stat().st_size if path.is_file() else 0}
-
-    def _answer(self, status: int, data: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        etag = hashlib.sha256(data).hexdigest()
-        given = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "Content-Length": str(len(data))} | (headers or {})
-        for name, value in given.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(data)
+from jobs.ml.tokens import load_token_counter
 
 
 @pytest.fixture
-def hub(base_folder, tmp_path, monkeypatch) -> Iterator[type[_Hub]]:
+def hub(base_folder, tmp_path, monkeypatch) -> Iterator[type[Hub]]:
     """The base model as `somebody/tiny`, with a cache of one's own."""
     names = [*sorted(path.name for path in base_folder.iterdir()), "original/model.safetensors", "README.md"]
-    handler = type(
-        "Handler", (_Hub,), {"folder": base_folder, "names": names, "token": None, "refuses": None, "asked": []}
-    )
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    yield handler
-    server.shutdown()
-    server.server_close()
+    with serving(base_folder, names) as (handler, address):
+        monkeypatch.setenv("HF_ENDPOINT", address)
+        yield handler
 
 
 def fetched(hub) -> list[str]:
@@ -162,3 +103,21 @@ def test_offline_nothing_is_asked(hub, base, monkeypatch):
     with pytest.raises(RefrainError, match="cannot be reached"):
         find_base("somebody/else")
     assert hub.asked == []
+
+
+def test_a_tokenizer_is_fetched_alone_once_and_without_heavy_libraries(hub, base, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    counter = load_token_counter(f"{NAME}@{COMMIT}")
+    assert counter.digest == base.tokenizer_digest, "split and train must agree on the tokenizer"
+    assert fetched(hub) == ["tokenizer.json"]
+    hub.asked.clear()
+    assert load_token_counter(f"{NAME}@{COMMIT}").digest == counter.digest
+    assert hub.asked == []
+
+
+def test_a_tokenizer_of_another_form_needs_transformers(hub, tmp_path, monkeypatch):
+    hub.folder, hub.names = tmp_path, ["config.json", "vocab.json"]
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingInputError, match=r"no tokenizer\.json") as raised:
+        load_token_counter(f"{NAME}@{COMMIT}")
+    assert "refrain[train]" in raised.value.hint

@@ -1,4 +1,5 @@
 import json
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,10 +127,23 @@ def test_a_name_without_a_commit(name):
 
 def test_without_transformers_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    for name in (str(tmp_path), "org/model@" + "0" * 40):
-        with pytest.raises(MissingInputError) as raised:
-            load_token_counter(name)
-        assert "refrain[train]" in raised.value.hint
+    with pytest.raises(MissingInputError) as raised:
+        load_token_counter(str(tmp_path))
+    assert "refrain[train]" in raised.value.hint
+
+
+def test_code_that_comes_with_a_tokenizer_never_runs(tmp_path):
+    """transformers asks on standard input unless it is told; whoever answers yes there must not matter."""
+    require(find_spec("transformers"), "transformers is not installed")
+    ran = tmp_path / "ran"
+    (tmp_path / "tok.py").write_text(f"open({str(ran)!r}, 'w')\nclass Tok: pass\n")
+    settings = {"tokenizer_class": "Tok", "auto_map": {"AutoTokenizer": ["tok.Tok", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    command = f"from jobs.ml.tokens import load_token_counter; load_token_counter({str(tmp_path)!r})"
+    done = subprocess.run([sys.executable, "-c", command], input="y\n" * 9, capture_output=True, text=True, check=False)
+    assert not ran.exists()
+    assert "it needs code of its own" in done.stderr, done.stderr
+    assert "[y/N]" not in done.stdout
 
 
 def test_a_tokenizer_of_another_form_is_read_by_transformers(tmp_path, counter):
