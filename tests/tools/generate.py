@@ -3,7 +3,8 @@
     python tests/tools/generate.py            write them
     python tests/tools/generate.py --check    exit 1 where one is stale
 
-README.md's tables stand between `<!-- name -->` and `<!-- /name -->`.
+README.md's tables stand between `<!-- name -->` and `<!-- /name -->`; the CustomResourceDefinition is a
+file of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 import sys
 from pathlib import Path
 
+from controller.crd import CRD_FILE, crd_yaml
 from jobs.cli import COMMANDS
 from jobs.contracts.artifacts import ARTIFACTS
 from jobs.contracts.errors import RefrainError
@@ -63,7 +65,7 @@ def with_tables(text: str) -> str:
 def generated() -> dict[Path, str]:
     """Every generated file with its contents as they should be."""
     readme = ROOT / "README.md"
-    return {readme: with_tables(readme.read_text())}
+    return {readme: with_tables(readme.read_text()), ROOT / CRD_FILE: crd_yaml()}
 
 
 def main(arguments: list[str]) -> int:
@@ -73,6 +75,7 @@ def main(arguments: list[str]) -> int:
         if "--check" in arguments:
             print(f"{path.relative_to(ROOT)} is stale: run `make generate`", file=sys.stderr)
         else:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text)
             print(f"wrote {path.relative_to(ROOT)}")
     return 1 if stale and "--check" in arguments else 0

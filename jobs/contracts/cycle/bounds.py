@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
 from jobs.contracts.stages import STAGES
@@ -23,10 +23,13 @@ def text(max_length: int, pattern: str | None = None, words: str = "") -> Any:
     return StringConstraints(min_length=1, max_length=max_length, pattern=pattern)
 
 
-def _as_text(value: object) -> object:
-    """`0.2` without quotation marks is as good as `"0.2"`."""
-    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
+    """Rules of CEL, each with its message, as a schema's extra: the API server's half of a validator in Python."""
+    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
 
+
+# Go's \s and \d are ASCII's, pydantic's all of Unicode's: patterns that both read say what they mean.
+_SOLID = r"[^\t\n\f\r @]"
 
 Name = Annotated[
     str, text(63, r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "lower-case letters and digits, with - or . between them")
@@ -34,7 +37,7 @@ Name = Annotated[
 """A name that may stand in a label, a Job's name and an object key."""
 Place = Annotated[str, text(1024)]
 """A path, or a URL."""
-Address = Annotated[str, text(320, r"^[^\s@]+@[^\s@]+$", "an address such as ann@example.org")]
+Address = Annotated[str, text(320, rf"^{_SOLID}+@{_SOLID}+$", "an address such as ann@example.org")]
 Pattern = Annotated[str, text(320)]
 """Compared without regard to case; `*` and `?` stand for any characters and any one."""
 LabelKey = Annotated[str, text(317)]
@@ -43,27 +46,48 @@ Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
 Quantity = Annotated[
     Annotated[int, Field(ge=0, le=2**53)]
     | Annotated[
-        str, text(32, r"^\d+(\.\d+)?([eE]\d+|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", "a quantity such as 500m or 8Gi")
+        str,
+        text(32, r"^[0-9]+(\.[0-9]+)?([eE][0-9]+|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$", "a quantity such as 500m or 8Gi"),
     ],
     Field(union_mode="left_to_right"),
 ]
 """A number, or one with a unit, such as 500m or 8Gi."""
 Ratio = Annotated[
     str,
-    BeforeValidator(_as_text),
-    text(16, r"^(\d{1,4}:[1-9]\d{0,3}|0|0?\.\d{1,6})$", "replay to new, such as 1:4, or a share below 1, such as 0.2"),
+    text(
+        16,
+        r"^([0-9]{1,4}:[1-9][0-9]{0,3}|0|0?\.[0-9]{1,6})$",
+        'replay to new, such as 1:4, or a share below 1, such as "0.2"',
+    ),
 ]
 StageName = Literal["parse", "split", "window", "rehearse", "sample", "train", "index", "evaluate", "select", "promote"]
 assert get_args(StageName) == tuple(row.name for row in STAGES)
 
 
 class CycleModel(BaseModel):
-    """Base of all: camelCase in the file, unknown fields refused, docstrings as descriptions."""
+    """Base of all: camelCase in the file, unknown fields refused, docstrings as descriptions.
+
+    It takes what the API server takes: no text for a number, and a field that is null is one that is absent.
+    """
 
     model_config = ConfigDict(
         alias_generator=to_camel,
         populate_by_name=True,
         extra="forbid",
         frozen=True,
+        strict=True,
+        allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_api_server_reads(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: _whole(one) for name, one in value.items() if one is not None}
+
+
+def _whole(value: Any) -> Any:
+    """`3.0` is as good as 3: JSON knows one kind of number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

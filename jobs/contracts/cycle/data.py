@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from jobs.contracts.cycle.bounds import CycleModel, Name, Pattern, Place, Ratio, text
+from jobs.contracts.cycle.bounds import CycleModel, Name, Pattern, Place, Ratio, rules, text
 
 
 class SecretRef(CycleModel):
@@ -17,14 +17,25 @@ class SecretRef(CycleModel):
     """Name of the Secret. Without a cluster it is ignored: credentials come from the environment."""
 
 
+_KEY_WITHOUT_KMS = "sseKmsKeyId needs sse: aws:kms"
+
+
 class StoreSpec(CycleModel):
     """Where archives are kept."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("!has(self.sseKmsKeyId) || (has(self.sse) && self.sse == 'aws:kms')", _KEY_WITHOUT_KMS)
+        )
+    )
 
     url: Annotated[
         str, text(1024, r"^(s3://[^/]+(/.*)?|file:///.*|[^:]+)$", "s3://bucket, file:///folder or a folder's path")
     ]
     """s3://bucket, s3://bucket/prefix, file:///folder or a folder's path. The archive lies under it by its name."""
-    endpoint: Annotated[str, text(1024, r"^https?://[^\s/@]+/?$", "a URL such as http://minio:9000")] | None = None
+    endpoint: Annotated[str, text(1024, r"^https?://[^\t\n\f\r /@]+/?$", "a URL such as http://minio:9000")] | None = (
+        None
+    )
     """URL of an S3 service other than AWS, such as http://minio:9000."""
     region: Annotated[str, text(63)] | None = None
     """Region of the bucket."""
@@ -37,9 +48,30 @@ class StoreSpec(CycleModel):
     secret_ref: SecretRef | None = None
     """Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; absent where pods have their own identity."""
 
+    @model_validator(mode="after")
+    def _key_with_kms(self) -> Self:
+        if self.sse_kms_key_id and self.sse != "aws:kms":
+            raise ValueError(_KEY_WITHOUT_KMS)
+        return self
+
+
+def _exactly_one_of(*names: str) -> tuple[str, str]:
+    """The rule that one of these fields is given, and its message."""
+    given = ", ".join(f"has(self.{name})" for name in names)
+    return f"[{given}].exists_one(one, one)", f"needs exactly one of {', '.join(names)}"
+
+
+_ONE_SOURCE = _exactly_one_of("mbox", "maildir", "eml", "imap")
+_PASSWORD = r"^imaps?://[^/@]*:[^/@]*@"
+_NO_PASSWORD = "a password has no place here: set it in the environment or a Secret"
+
 
 class Source(CycleModel):
     """One place that new mail comes from: exactly one of the fields."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(_ONE_SOURCE, (f"!has(self.imap) || !self.imap.matches(r'{_PASSWORD}')", _NO_PASSWORD))
+    )
 
     mbox: Place | None = None
     """An mbox file or a folder of them, gzip and zstd included: a path, file:// or s3://."""
@@ -47,15 +79,17 @@ class Source(CycleModel):
     """A Maildir."""
     eml: Place | None = None
     """A file or a folder of single messages."""
-    imap: Annotated[str, text(1024, r"^imaps?://[^\s]+$", "a URL such as imaps://ann@mail.example/INBOX")] | None = None
+    imap: (
+        Annotated[str, text(1024, r"^imaps?://[^\t\n\f\r ]+$", "a URL such as imaps://ann@mail.example/INBOX")] | None
+    ) = None
     """imaps://user@host/folder. The password comes from the environment or a mounted Secret."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if len(self.model_dump(exclude_none=True)) != 1:
-            raise ValueError("needs exactly one of mbox, maildir, eml, imap")
-        if self.imap and re.match(r"imaps?://[^/@]*:[^/@]*@", self.imap):
-            raise ValueError("a password has no place here: set it in the environment or a Secret")
+            raise ValueError(_ONE_SOURCE[1])
+        if self.imap and re.match(_PASSWORD, self.imap):
+            raise ValueError(_NO_PASSWORD)
         return self
 
     def __str__(self) -> str:
@@ -64,8 +98,13 @@ class Source(CycleModel):
         return str(place)
 
 
+_ONE_PATTERN = _exactly_one_of("from", "to", "list", "header", "label", "folder", "subject")
+
+
 class FilterRule(CycleModel):
     """One rule: exactly one of the fields. Patterns ignore case; `*` and `?` stand for any characters and any one."""
+
+    model_config = ConfigDict(json_schema_extra=rules(_ONE_PATTERN))
 
     from_: Annotated[Pattern | None, Field(alias="from")] = None
     """The address of From or Sender."""
@@ -85,7 +124,7 @@ class FilterRule(CycleModel):
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if len(self._given()) != 1:
-            raise ValueError("needs exactly one of from, to, list, header, label, folder, subject")
+            raise ValueError(_ONE_PATTERN[1])
         return self
 
     def _given(self) -> dict[str, str]:
@@ -119,6 +158,10 @@ class Ratios(CycleModel):
 
 class SplitSpec(CycleModel):
     """How mail becomes chunks. Fixed for an archive at its first cycle."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(("self.windowOverlap < self.windowSize", "windowOverlap must be less than windowSize"))
+    )
 
     ratios: Ratios = Ratios()
     """Shares of train, val and test."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from jobs.contracts.cycle.bounds import DAY_SECONDS, YEAR_SECONDS, CycleModel, text
+from jobs.contracts.cycle.bounds import DAY_SECONDS, YEAR_SECONDS, CycleModel, rules, text
 
 
 class Lora(CycleModel):
@@ -106,8 +106,10 @@ class EvaluationSpec(CycleModel):
 WEIGHTS = ("ppl", "rag", "recall")
 """What the weighted strategy adds up: 1 / val_perplexity, RAG accuracy and retrieval recall."""
 
-_THRESHOLD = re.compile(r"^([a-z][a-z0-9_]*) *(<=|>=|<|>) *([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
-_METRIC = re.compile(r"^(val_perplexity|val_loss|fluency|(rag_accuracy|retrieval_recall)_at_\d{1,4})$")
+_COMPARISON = r" *(<=|>=|<|>) *"
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?"
+_METRIC = r"(val_perplexity|val_loss|fluency|(rag_accuracy|retrieval_recall)_at_[0-9]{1,4})"
+_THRESHOLD = re.compile(rf"([a-z][a-z0-9_]*){_COMPARISON}({_NUMBER})")
 
 
 def _refuse_test_metric(name: str) -> None:
@@ -128,11 +130,11 @@ def check_weights(weights: dict[str, float]) -> None:
 
 def parse_threshold(text: str) -> tuple[str, str, float]:
     """Metric, comparison and limit of `val_perplexity <= 15`; ValueError for another form or an unknown metric."""
-    match = _THRESHOLD.match(text)
+    match = _THRESHOLD.fullmatch(text)
     if not match:
         raise ValueError(f"not a threshold: {text!r}. Write it as val_perplexity <= 15")
     _refuse_test_metric(match[1])
-    if not _METRIC.match(match[1]):
+    if not re.fullmatch(_METRIC, match[1]):
         raise ValueError(
             f"no metric is called {match[1]!r}: there are val_perplexity, val_loss, fluency, "
             "rag_accuracy_at_<k> and retrieval_recall_at_<k>"
@@ -140,17 +142,35 @@ def parse_threshold(text: str) -> tuple[str, str, float]:
     return match[1], match[2], float(match[3])
 
 
+_NO_TEST_METRIC = "a test metric chooses nothing: val chooses, test reports. Name a val metric"
+_WEIGHT_RULES = rules(
+    ("!self.exists(name, 'test' in name.split('_'))", _NO_TEST_METRIC),
+    (f"self.all(name, name in {list(WEIGHTS)})", f"the weights are {', '.join(WEIGHTS)}"),
+    ("self.exists(name, self[name] > 0.0)", "at least one weight must be above 0"),
+)
+_THRESHOLD_RULES = rules(
+    (f"self.matches(r'^[a-z][a-z0-9_]*{_COMPARISON}{_NUMBER}$')", "write a threshold as val_perplexity <= 15"),
+    ("!self.matches(r'^([a-z0-9]*_)*test(_|[^a-z0-9_])')", _NO_TEST_METRIC),
+    (
+        f"self.matches(r'^{_METRIC}[^a-z0-9_]')",
+        "the metrics are val_perplexity, val_loss, fluency, rag_accuracy_at_<k> and retrieval_recall_at_<k>",
+    ),
+)
+Weights = Annotated[
+    dict[Annotated[str, text(63)], Annotated[float, Field(ge=0, le=1000)]],
+    Field(max_length=len(WEIGHTS), json_schema_extra=_WEIGHT_RULES),
+]
+Threshold = Annotated[str, text(128), Field(json_schema_extra=_THRESHOLD_RULES)]
+
+
 class SelectionSpec(CycleModel):
     """How the winner is chosen."""
 
     strategy: Literal["LowestLoss", "Weighted", "Pareto"] = "Weighted"
     """By val loss, by a weighted sum, or from the Pareto front."""
-    weights: Annotated[dict[Annotated[str, text(63)], Annotated[float, Field(ge=0, le=1000)]], Field(max_length=8)] = {
-        "ppl": 0.5,
-        "rag": 0.5,
-    }
+    weights: Weights = {"ppl": 0.5, "rag": 0.5}
     """Weights of the weighted strategy: ppl, rag, recall."""
-    thresholds: Annotated[list[Annotated[str, text(128)]], Field(max_length=16)] = []
+    thresholds: Annotated[list[Threshold], Field(max_length=16)] = []
     """What every candidate must reach, such as `val_perplexity <= 15`."""
     improvement_threshold: Annotated[float, Field(ge=0, le=10)] = 0.02
     """Gain over the incumbent below which the cycle trains again."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from jobs.contracts.cycle.bounds import YEAR_SECONDS, CycleModel, LabelKey, Labels, LabelValue, Name, Quantity, text
+from jobs.contracts.cycle.bounds import YEAR_SECONDS, CycleModel, LabelKey, Labels, LabelValue, Name, Quantity
 
 
 class Toleration(CycleModel):
@@ -22,6 +22,17 @@ class Toleration(CycleModel):
     """The taint's effect; absent: every one."""
     toleration_seconds: Annotated[int, Field(ge=0, le=YEAR_SECONDS)] | None = None
     """How long NoExecute is tolerated."""
+
+
+class Affinity(CycleModel):
+    """As in a pod."""
+
+    node_affinity: dict[str, Any] | None = None
+    """Nodes that it must or should run on."""
+    pod_affinity: dict[str, Any] | None = None
+    """Pods that it must or should run beside."""
+    pod_anti_affinity: dict[str, Any] | None = None
+    """Pods that it must not or should not run beside."""
 
 
 Quantities = Annotated[dict[LabelKey, Quantity], Field(max_length=16)]
@@ -45,7 +56,7 @@ class StageOverride(CycleModel):
     """Labels of the nodes that it may run on."""
     tolerations: Annotated[list[Toleration], Field(max_length=16)] = []
     """Taints that it bears."""
-    affinity: Annotated[dict[Annotated[str, text(63)], Any], Field(max_length=3)] | None = None
+    affinity: Affinity | None = None
     """Node, pod and anti-affinity, as in a pod."""
     priority_class_name: Name | None = None
     """Priority of its pods."""

@@ -24,7 +24,7 @@ def load_cycle(path: Path) -> RetrainCycle:
     """
     document = read_yaml(path)
     try:
-        return RetrainCycle.model_validate(document.value)
+        return RetrainCycle.model_validate(document.value, by_alias=True, by_name=False)
     except ValidationError as error:
         raise _config_error(path, document, error) from error
 
@@ -54,6 +54,8 @@ def _words(problem: ErrorDetails) -> tuple[str, str]:
             return "there is no such field", _nearest(problem["loc"])
         case "value_error":
             return str(problem["ctx"]["error"]), ""
+        case "string_type" if isinstance(problem["input"], int | float):
+            return f"should be text, not {given}", f'put it in quotation marks: "{given}"'
         case "string_pattern_mismatch":
             return f"should be {PATTERN_WORDS[problem['ctx']['pattern']]}, not {given}", ""
         case "model_type" | "model_attributes_type":

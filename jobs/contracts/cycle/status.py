@@ -153,6 +153,9 @@ class Promotion(StatusModel):
     """Why it is taken back, in words."""
 
 
+_KEYED_BY_TYPE: Any = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
+
+
 class CycleStatus(StatusModel):
     """Where a cycle stands."""
 
@@ -190,5 +193,5 @@ class CycleStatus(StatusModel):
     """How far the inference Deployment has been brought to the candidate."""
     retry: Short = ""
     """The last value of the annotation refrain.dev/retry that was acted on."""
-    conditions: Annotated[list[Condition], Field(max_length=16)] = []
+    conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=_KEYED_BY_TYPE)] = []
     """Keyed by type."""
