@@ -11,9 +11,10 @@ Rules that span fields stand with the models, as `x-kubernetes-validations` besi
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Schema = dict[str, Any]
 
@@ -34,7 +35,7 @@ _KEPT = {
 }
 _DROPPED = {"title", "$defs", "discriminator"}
 _NULL = {"type": "null"}
-_INT_OR_STRING = ["integer", "string"]
+_RULES = "x-kubernetes-validations"
 
 
 def structural_schema(model: type[BaseModel], without: Collection[str] = ()) -> Schema:
@@ -43,67 +44,75 @@ def structural_schema(model: type[BaseModel], without: Collection[str] = ()) -> 
     Raises ValueError for what cannot be said in a structural schema.
     """
     document = model.model_json_schema(by_alias=True)
-    return _node(document, document.get("$defs", {}), without)
+    return _Rewriting(document.get("$defs", {}), without).node(document)
 
 
-def _node(schema: Schema, definitions: Schema, without: Collection[str]) -> Schema:
-    schema = _without_null(_inlined(schema, definitions), definitions)
-    made: Schema = {}
-    for keyword, value in schema.items():
-        match keyword:
-            case "properties":
-                made[keyword] = {name: _node(one, definitions, without) for name, one in value.items()}
-            case "items":
-                made[keyword] = _node(value, definitions, without)
-            case "additionalProperties":
-                made |= _additional(value, definitions, without)
-            case "propertyNames":
-                _add_rules(made, [_rule_for_names(value)])
-            case "x-kubernetes-validations":
-                _add_rules(made, value)
-            case "exclusiveMinimum" | "exclusiveMaximum":
-                made |= {keyword.removeprefix("exclusive").lower(): value, keyword: True}
-            case "const":
-                made["enum"] = [value]
-            case "default":
-                made |= {} if value is None else {keyword: _dense(value)}
-            case "anyOf":
-                made |= _int_or_string(value)
-            case _ if keyword in _KEPT:
-                made[keyword] = value
-            case _ if keyword not in _DROPPED:
-                raise ValueError(f"{keyword}: a structural schema has no such keyword")
-    return {keyword: value for keyword, value in made.items() if keyword not in without}
+class _Rewriting:
+    """Of one model's JSON schema."""
 
+    def __init__(self, definitions: Schema, without: Collection[str]) -> None:
+        self._definitions = definitions
+        self._without = without
 
-def _inlined(schema: Schema, definitions: Schema) -> Schema:
-    """What a `$ref` points at, with what stands beside it: a field's own description wins over its model's."""
-    if "$ref" not in schema:
-        return schema
-    beside = {keyword: value for keyword, value in schema.items() if keyword != "$ref"}
-    return {**definitions[schema["$ref"].removeprefix("#/$defs/")], **beside}
+    def node(self, schema: Schema) -> Schema:
+        """A node and all below it."""
+        made: Schema = {}
+        for keyword, value in self._without_null(self._inlined(schema)).items():
+            for said, what in self._keyword(keyword, value).items():
+                # Rules come from names of a map and from the model.
+                made[said] = [*made.get(said, []), *what] if said == _RULES else what
+        return {keyword: value for keyword, value in made.items() if keyword not in self._without}
 
+    def _keyword(self, keyword: str, value: Any) -> Schema:
+        """What a structural schema says instead of one keyword."""
+        rewritten = {
+            "properties": self._properties,
+            "items": lambda one: {"items": self.node(one)},
+            "additionalProperties": self._additional,
+            "propertyNames": lambda names: {_RULES: [_rule_for_names(names)]},
+            "exclusiveMinimum": lambda bound: {"minimum": bound, keyword: True},
+            "exclusiveMaximum": lambda bound: {"maximum": bound, keyword: True},
+            "const": lambda only: {"enum": [only]},
+            "default": lambda default: {} if default is None else {keyword: _dense(default)},
+            "anyOf": _int_or_string,
+        }
+        if keyword in rewritten:
+            return rewritten[keyword](value)
+        if keyword in _KEPT:
+            return {keyword: value}
+        if keyword in _DROPPED:
+            return {}
+        raise ValueError(f"{keyword}: a structural schema has no such keyword")
 
-def _without_null(schema: Schema, definitions: Schema) -> Schema:
-    """X of `anyOf: [X, null]`. That a field may be absent is said by `required`."""
-    options = [one for one in schema.get("anyOf", []) if one != _NULL]
-    if len(options) != 1:
-        return schema
-    beside = {keyword: value for keyword, value in schema.items() if keyword != "anyOf"}
-    return {**_inlined(options[0], definitions), **beside}
+    def _properties(self, properties: Schema) -> Schema:
+        return {"properties": {name: self.node(one) for name, one in properties.items()}}
 
+    def _additional(self, values: Any) -> Schema:
+        """Values of a map. A structural schema refuses unknown fields as it is: False needs no words."""
+        if isinstance(values, bool):
+            return {"x-kubernetes-preserve-unknown-fields": True} if values else {}
+        return {"additionalProperties": self.node(values)}
 
-def _additional(value: bool | Schema, definitions: Schema, without: Collection[str]) -> Schema:  # noqa: FBT001
-    """Values of a map. Unknown fields are refused by every structural schema: False needs no words."""
-    if isinstance(value, bool):
-        return {"x-kubernetes-preserve-unknown-fields": True} if value else {}
-    return {"additionalProperties": _node(value, definitions, without)}
+    def _inlined(self, schema: Schema) -> Schema:
+        """What a `$ref` points at, with what stands beside it: a field's own description wins over its model's."""
+        if "$ref" not in schema:
+            return schema
+        beside = {keyword: value for keyword, value in schema.items() if keyword != "$ref"}
+        return {**self._definitions[schema["$ref"].removeprefix("#/$defs/")], **beside}
+
+    def _without_null(self, schema: Schema) -> Schema:
+        """X of `anyOf: [X, null]`. That a field may be absent is said by `required`."""
+        options = [one for one in schema.get("anyOf", []) if one != _NULL]
+        if len(options) != 1:
+            return schema
+        beside = {keyword: value for keyword, value in schema.items() if keyword != "anyOf"}
+        return {**self._inlined(options[0]), **beside}
 
 
 def _int_or_string(options: list[Schema]) -> Schema:
     """A whole number or a text. Bounds of the one do not hold for the other, so they may stand side by side."""
     kinds = [one.get("type") for one in options]
-    if kinds != _INT_OR_STRING:
+    if kinds != ["integer", "string"]:
         raise ValueError(f"anyOf {kinds}: a structural schema can say no more than an integer or a string")
     bounds = {keyword: value for one in options for keyword, value in one.items() if keyword != "type"}
     return {"anyOf": [{"type": kind} for kind in kinds], "x-kubernetes-int-or-string": True, **bounds}
@@ -112,19 +121,12 @@ def _int_or_string(options: list[Schema]) -> Schema:
 def _rule_for_names(names: Schema) -> Schema:
     if "enum" in names:
         known = ", ".join(names["enum"])
-        return {
-            "rule": f"self.all(name, name in {names['enum']})",
-            "message": f"there are {known}",
-        }
+        return {"rule": f"self.all(name, name in {names['enum']})", "message": f"there are {known}"}
     least, most = names.get("minLength", 0), names["maxLength"]
     return {
         "rule": f"self.all(name, size(name) >= {least} && size(name) <= {most})",
         "message": f"a name has {least} to {most} characters",
     }
-
-
-def _add_rules(schema: Schema, rules: list[Schema]) -> None:
-    schema["x-kubernetes-validations"] = [*schema.get("x-kubernetes-validations", []), *rules]
 
 
 def _dense(value: Any) -> Any:

@@ -116,7 +116,7 @@ def test_the_example_is_one(tmp_path):
         ("rehearsal: {ratio: '1.5'}", "spec.rehearsal.ratio: should be replay to new"),
         (
             "rehearsal: {ratio: 0.25}",
-            'spec.rehearsal.ratio: should be text, not 0.25\n  put it in quotation marks: "0.25"',
+            'spec.rehearsal.ratio: input should be a valid string, not 0.25\n  put it in quotation marks: "0.25"',
         ),
         ("rehearsal: {maxShare: 1}", "spec.rehearsal.maxShare: input should be less than 1, not 1"),
         ("rehersal: {ratio: 1:4}", "line 8: spec.rehersal: there is no such field\n  did you mean rehearsal?"),

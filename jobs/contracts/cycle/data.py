@@ -62,15 +62,17 @@ def _exactly_one_of(*names: str) -> tuple[str, str]:
 
 
 _ONE_SOURCE = _exactly_one_of("mbox", "maildir", "eml", "imap")
-_PASSWORD = r"^imaps?://[^/@]*:[^/@]*@"
-_NO_PASSWORD = "a password has no place here: set it in the environment or a Secret"
+_CREDENTIALS = r"^imaps?://[^/@]*:[^/@]*@"
+_NO_CREDENTIALS = "a password has no place here: set it in the environment or a Secret"
 
 
 class Source(CycleModel):
     """One place that new mail comes from: exactly one of the fields."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(_ONE_SOURCE, (f"!has(self.imap) || !self.imap.matches(r'{_PASSWORD}')", _NO_PASSWORD))
+        json_schema_extra=rules(
+            _ONE_SOURCE, (f"!has(self.imap) || !self.imap.matches(r'{_CREDENTIALS}')", _NO_CREDENTIALS)
+        )
     )
 
     mbox: Place | None = None
@@ -88,8 +90,8 @@ class Source(CycleModel):
     def _exactly_one(self) -> Self:
         if len(self.model_dump(exclude_none=True)) != 1:
             raise ValueError(_ONE_SOURCE[1])
-        if self.imap and re.match(_PASSWORD, self.imap):
-            raise ValueError(_NO_PASSWORD)
+        if self.imap and re.match(_CREDENTIALS, self.imap):
+            raise ValueError(_NO_CREDENTIALS)
         return self
 
     def __str__(self) -> str:

@@ -54,14 +54,14 @@ def _words(problem: ErrorDetails) -> tuple[str, str]:
             return "there is no such field", _nearest(problem["loc"])
         case "value_error":
             return str(problem["ctx"]["error"]), ""
-        case "string_type" if isinstance(problem["input"], int | float):
-            return f"should be text, not {given}", f'put it in quotation marks: "{given}"'
         case "string_pattern_mismatch":
             return f"should be {PATTERN_WORDS[problem['ctx']['pattern']]}, not {given}", ""
         case "model_type" | "model_attributes_type":
             return f"should be a map of fields, not {given}", ""
         case _:
-            return f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, not {given}", ""
+            is_bare = problem["type"] == "string_type" and isinstance(problem["input"], int | float)
+            hint = f'put it in quotation marks: "{given}"' if is_bare else ""
+            return f"{problem['msg'][:1].lower()}{problem['msg'][1:]}, not {given}", hint
 
 
 def _dotted(location: Location) -> str:
