@@ -24,6 +24,7 @@ SERVERS = Path(__file__).parent / "servers"
 pytest_plugins = [
     f"servers.{name}" for name in ("moto", "minio", "stores", "proxy", "dovecot") if (SERVERS / f"{name}.py").exists()
 ]
+pytest_plugins += ["cluster.control_plane", "cluster.kubelet"]
 
 CORPORA = Path(__file__).resolve().parents[2] / "shared" / "corpora"
 
