@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,13 +142,15 @@ def _promote(store: Store, cycle: str, decision: Json, incumbent: str) -> Produc
 
 
 def _require_digest(folder: Path, sha256: str, where: str) -> None:
-    """IntegrityError where the adapter's digest is another; without its library, those of its files must do."""
-    if find_spec("safetensors") is None or not (folder / "refrain.json").is_file():
-        return
+    """IntegrityError where the adapter's digest is another than evaluate saw; what `adapter_digest` raises."""
     from jobs.ml.adapter_files import adapter_digest
 
     if (found := adapter_digest(folder)) != sha256:
-        raise IntegrityError(f"its digest is {found[:16]}…, evaluate saw {sha256[:16]}…", where=where)
+        raise IntegrityError(
+            f"its digest is {found[:16]}…, evaluate saw {sha256[:16]}…",
+            where=where,
+            hint="run evaluate and select with --again",
+        )
 
 
 def _write_history(store: Store, cycle: str, decision: Json, result: Json, val_windows: Any) -> None:
@@ -190,7 +191,8 @@ def _files_adapter(decision: Json, inputs: Inputs) -> Path:
         verify(found)
     elif not _weights(found).is_file():
         raise MissingInputError("no adapter: there is no adapter_model.safetensors", where=str(found))
-    if (sha256 := decision["winner"].get("sha256")) and found.is_dir():
+    is_ours = (found / "refrain.json").is_file()  # of others the digest is of what evaluate made of them
+    if (sha256 := decision["winner"].get("sha256")) and is_ours:
         _require_digest(found, sha256, str(found))
     return found
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from local.cycles import cycle_of, workplace, write_cycle
+from selection.builders import decided, put_adapter, put_decision
 from servers.hub import COMMIT, NAME, serving
 
 from jobs.contracts.artifacts import marker_key
@@ -17,7 +18,7 @@ from jobs.contracts.stages import STAGES
 from jobs.local.configs import stage_config
 from jobs.local.places import USES_BASE
 
-HEAVY = ("torch", "transformers", "peft", "accelerate", "sentence_transformers", "faiss", "safetensors")
+HEAVY = ("torch", "transformers", "peft", "accelerate", "sentence_transformers", "faiss")
 
 
 def light(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -40,6 +41,16 @@ def test_a_base_model_on_the_hub(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     marker = FolderStore(place / "store" / "workshop").get(marker_key("w1", "split"))
     assert f"{NAME}@{COMMIT}".encode() in marker
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_promotion_checks_the_adapter(tmp_path: Path, is_same: bool) -> None:
+    store = FolderStore(tmp_path / "archive")
+    winner = put_adapter(store, "w7", "step_4", tmp_path)
+    put_decision(store, "w7", decided("Promote", winner if is_same else winner | {"sha256": "0" * 64}))
+    done = light(tmp_path, "promote", "--store", store.url, "--cycle", "w7")
+    assert (done.returncode == 0) == is_same, done.stderr
+    assert ("evaluate saw 0000" in done.stderr) != is_same, done.stderr
 
 
 @pytest.mark.parametrize("stage", [row.name for row in STAGES])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,17 +83,30 @@ class Results:
         return path
 
 
+def write_adapter(folder: Path, text: str) -> str:
+    """A real adapter's files, whose one tensor is a text; its digest."""
+    from safetensors.numpy import save_file
+
+    from jobs.ml.adapter_files import adapter_digest
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"layer.lora_A.weight": np.frombuffer(text.encode(), np.uint8)}, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 1, "lora_alpha": 4, "target_modules": ["layer"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    (folder / "refrain.json").write_text("{}")
+    return adapter_digest(folder)
+
+
 def put_adapter(store: Store, cycle: str, name: str, scratch: Path, text: str = "weights") -> dict[str, Any]:
     """A checkpoint in a store, with train's marker; its path, key and digest as a decision names them."""
     prefix = artifact_key(cycle, "train", "checkpoints")
     items = StoreItems(store, prefix, scratch / cycle)
     (items.folder / name / "training_state").mkdir(parents=True)
-    (items.folder / name / "adapter_model.safetensors").write_text(text)
+    sha256 = write_adapter(items.folder / name, f"{cycle} {name} {text}")
     (items.folder / name / "training_state" / "moments").write_text("moments")
     items.publish(name)
     marked = {one: hashlib.sha256(store.get(f"{prefix}/{one}/{COMPLETE}")).hexdigest() for one in items.names()}
     store.put(marker_key(cycle, "train"), orjson.dumps({"outputs": {"checkpoints": {"items": marked}}}))
-    sha256 = hashlib.sha256(f"{cycle} {name} {text}".encode()).hexdigest()
     return {"path": name, "attempt": 0, "key": f"{prefix}/{name}", "sha256": sha256, "val_windows": [{"window_idx": 1}]}
 
 

@@ -7,10 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
-from selection.builders import decided, put_adapter, put_decision
+from selection.builders import decided, put_adapter, put_decision, write_adapter
 
 from jobs.assignments.archive import Archive
 from jobs.contracts.errors import ConfigError, InputError, IntegrityError, MissingInputError, OutputError
@@ -64,7 +63,7 @@ def test_a_promotion(store: Store, tmp_path: Path) -> None:
     }
     assert json.loads(store.get("cycles/w7/promote/production.json"))["sha256"] == record.sha256
     link = tmp_path / "archive" / LINK
-    assert (link / "adapter_model.safetensors").read_text() == "weights"
+    assert b"weights" in (link / "adapter_model.safetensors").read_bytes()
     assert not any(LINK in key for key in store.list())
 
 
@@ -200,6 +199,15 @@ def test_a_damaged_adapter(store: Store, tmp_path: Path) -> None:
     assert not list(store.list("production/"))
 
 
+def test_another_adapter_than_evaluate_saw(store: Store, tmp_path: Path) -> None:
+    """Its files are what training wrote and are whole; a repeated training may have left them."""
+    winner = put_adapter(store, "w7", "step_4", tmp_path)
+    put_decision(store, "w7", decided("Promote", winner | {"sha256": "0" * 64}))
+    with pytest.raises(IntegrityError, match="evaluate saw 0000"):
+        run_in_store("promote", Config(), url=store.url, cycle="w7")
+    assert not list(store.list("production/"))
+
+
 def test_no_decision(store: Store, tmp_path: Path) -> None:
     with pytest.raises(MissingInputError, match="select of cycle w7 has not finished"):
         run_in_store("promote", Config(), url=store.url, cycle="w7")
@@ -237,20 +245,6 @@ def test_a_command_that_fails_takes_nothing_back(store: Store, tmp_path: Path) -
     assert len(list(records(store))) == 1
 
 
-def checkpoint(folder: Path, rank: int = 2) -> str:
-    """A real adapter's files; its digest."""
-    from safetensors.numpy import save_file
-
-    from jobs.ml.adapter_files import adapter_digest
-
-    folder.mkdir(parents=True)
-    save_file({"layer.lora_A.weight": np.ones((rank, 4), np.float32)}, folder / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 4, "target_modules": ["layer"]}
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    (folder / "refrain.json").write_text("{}")
-    return adapter_digest(folder)
-
-
 def on_files(tmp_path: Path, decision: dict[str, Any], **settings: Any) -> dict[str, Any]:
     (tmp_path / "decision.json").write_bytes(orjson.dumps(decision))
     inputs = Inputs({"decision": [tmp_path / "decision.json"], "checkpoints": [tmp_path / "checkpoints"]})
@@ -258,7 +252,7 @@ def on_files(tmp_path: Path, decision: dict[str, Any], **settings: Any) -> dict[
 
 
 def test_plain_files(tmp_path: Path) -> None:
-    sha256 = checkpoint(tmp_path / "checkpoints" / "step_4")
+    sha256 = write_adapter(tmp_path / "checkpoints" / "step_4", "weights")
     seal(tmp_path / "checkpoints" / "step_4")
     result = on_files(tmp_path, decided("Promote", {"path": "step_4", "sha256": sha256}))
     assert result["outcome"] == "Promoted"
@@ -272,8 +266,8 @@ def test_plain_files(tmp_path: Path) -> None:
 
 
 def test_another_adapter_in_the_winner_s_place(tmp_path: Path) -> None:
-    sha256 = checkpoint(tmp_path / "made", rank=1)
-    checkpoint(tmp_path / "checkpoints" / "step_4")
+    sha256 = write_adapter(tmp_path / "made", "another")
+    write_adapter(tmp_path / "checkpoints" / "step_4", "weights")
     with pytest.raises(IntegrityError, match="evaluate saw"):
         on_files(tmp_path, decided("Promote", {"path": "step_4", "sha256": sha256}))
     assert not os.path.lexists(tmp_path / "checkpoints" / "production")
@@ -299,7 +293,7 @@ def test_plain_files_that_are_gone(tmp_path: Path) -> None:
 
 
 def test_a_folder_where_the_link_is_to_be(tmp_path: Path) -> None:
-    sha256 = checkpoint(tmp_path / "checkpoints" / "step_4")
+    sha256 = write_adapter(tmp_path / "checkpoints" / "step_4", "weights")
     (tmp_path / "checkpoints" / "production").mkdir()
     with pytest.raises(OutputError, match="something that is no link"):
         on_files(tmp_path, decided("Promote", {"path": "step_4", "sha256": sha256}))
