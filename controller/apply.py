@@ -1,0 +1,189 @@
+"""From actions to the API: each can be carried out again without harm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from controller import inference
+from controller.actions import (
+    Action,
+    Ask,
+    CreateJob,
+    CreateService,
+    DeleteCycle,
+    DeleteJob,
+    Emit,
+    PatchStatus,
+    SetAdapter,
+    Swap,
+)
+from controller.api import Api, ApiError
+from controller.cycles import Cycle
+from controller.objects import (
+    ADAPTER,
+    GROUP,
+    KIND,
+    MANAGER,
+    PLURAL,
+    PROMOTION,
+    SPEC_HASH,
+    VERSION,
+    Json,
+    annotations_of,
+    owner_uid,
+    uid,
+    written,
+)
+from controller.objects import name as name_of
+from controller.observe import Memory
+from controller.observed import Refusal
+from controller.settings import Settings
+from jobs.contracts.cycle.status import CycleStatus
+
+PROMOTION_MANAGER = "refrain-promotion"
+"""Field manager of the inference Deployment's annotations. It is ours alone: the chart never sets them."""
+
+
+class Applier:
+    """Carries out the actions of one plan, in their order."""
+
+    def __init__(self, api: Api, settings: Settings, memory: Memory, count: Callable[[str], object]) -> None:
+        self._api = api
+        self._settings = settings
+        self._memory = memory
+        self._count = count
+        """Told of each write that is no Event and no progress."""
+        self._uids: dict[str, str] = {}
+        """Of the Jobs that this plan has created, by name."""
+
+    def apply(self, actions: tuple[Action, ...], cycle: Cycle | None) -> None:
+        """Raises ApiError and TransientError; what was done until then stands, and is not done again."""
+        for action in actions:
+            self._one(action, cycle)
+
+    def _one(self, action: Action, cycle: Cycle | None) -> None:
+        match action:
+            case CreateJob():
+                self._create_job(action.manifest)
+            case CreateService():
+                self._create("services", action.manifest)
+            case DeleteJob():
+                self._count("DeleteJob")
+                self._api.delete("jobs", action.name, action.uid)
+            case DeleteCycle():
+                self._count("DeleteCycle")
+                self._api.delete(PLURAL, action.name, action.uid)
+            case PatchStatus():
+                self._patch_status(action)
+            case SetAdapter():
+                self._set_adapter(action)
+            case Ask():
+                assert self._settings.inference is not None
+                self._memory.answers[uid(action.pod), action.adapter] = inference.ask(
+                    action.pod, self._settings.inference
+                )
+            case Swap():
+                assert self._settings.inference is not None
+                self._memory.swaps[uid(action.pod), action.adapter] = inference.swap(
+                    action.pod, action.adapter, self._settings.inference
+                )
+            case Emit():
+                assert cycle is not None
+                self._emit(action, cycle)
+
+    def _create_job(self, manifest: Json) -> None:
+        name = name_of(manifest)
+        try:
+            self._uids[name] = uid(self._create("jobs", manifest))
+        except ApiError as error:
+            if error.status not in (403, 422):
+                raise
+            self._memory.refusals[name] = Refusal(error.message, error.is_permanent)
+            raise
+        self._memory.refusals.pop(name, None)
+
+    def _create(self, kind: str, manifest: Json) -> Json:
+        """Create an object; one of that name that is there has to be the very same."""
+        self._count(f"Create {kind}")
+        try:
+            return self._api.create(kind, manifest)
+        except ApiError as error:
+            if error.status != 409:
+                raise
+        there = self._api.get(kind, name_of(manifest))
+        if there is None:
+            raise ApiError(409, "Conflict", f"{kind}/{name_of(manifest)} was there and is gone", 1)
+        if (
+            owner_uid(there) != owner_uid(manifest)
+            or annotations_of(there).get(SPEC_HASH) != annotations_of(manifest)[SPEC_HASH]
+        ):
+            raise ApiError(
+                422, "Invalid", f"{kind}/{name_of(manifest)} is there already, and is not ours as it is to be"
+            )
+        return there
+
+    def _patch_status(self, action: PatchStatus) -> None:
+        status = action.status
+        if status.stages and (seen := self._uids.get(status.stages[-1].job)):
+            entry = status.stages[-1].model_copy(update={"job_uid": seen})
+            status = status.model_copy(update={"stages": [*status.stages[:-1], entry]})
+        self._count("PatchStatus")
+        self._api.apply(PLURAL, action.name, status_document(action, status), manager=MANAGER, subresource="status")
+
+    def _set_adapter(self, action: SetAdapter) -> None:
+        """Both annotations in one write. Where a person's `rollout undo` owns ours by now, only ours is taken back."""
+        assert self._settings.inference is not None
+        marker = {PROMOTION: json.dumps(action.marker, sort_keys=True)} if action.marker else {}
+        body: Json = {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": self._settings.inference.deployment, "annotations": marker},
+        }
+        if action.adapter:
+            body["spec"] = {"template": {"metadata": {"annotations": {ADAPTER: action.adapter}}}}
+        self._count("SetAdapter")
+        self._api.apply("deployments", self._settings.inference.deployment, body, manager=PROMOTION_MANAGER, force=True)
+
+    def _emit(self, action: Emit, cycle: Cycle) -> None:
+        digest = hashlib.sha256(f"{cycle.uid}/{action.name}".encode()).hexdigest()[:16]
+        now = written(datetime.now(UTC))
+        event: dict[str, Any] = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": f"{cycle.name[:200]}.{digest}", "namespace": cycle.namespace},
+            "involvedObject": {
+                "apiVersion": f"{GROUP}/{VERSION}",
+                "kind": KIND,
+                "name": cycle.name,
+                "namespace": cycle.namespace,
+                "uid": cycle.uid,
+                "resourceVersion": cycle.resource_version,
+            },
+            "type": "Warning" if action.is_warning else "Normal",
+            "reason": action.reason,
+            "message": action.message,
+            "source": {"component": MANAGER},
+            "reportingComponent": MANAGER,
+            "firstTimestamp": now,
+            "lastTimestamp": now,
+            "count": 1,
+        }
+        try:
+            self._api.create("events", event)
+        except ApiError as error:
+            if error.status not in (403, 404, 409):  # told already; or the namespace is on its way out
+                raise
+
+
+def status_document(action: PatchStatus, status: CycleStatus) -> Json:
+    """What is sent: the whole status, on condition that nobody has written the cycle since it was read."""
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
+        "metadata": {"name": action.name, "resourceVersion": action.resource_version},
+        "status": status.model_dump(by_alias=True, mode="json", exclude_none=True, exclude_defaults=False),
+    }

@@ -1,0 +1,209 @@
+"""From a stage of a cycle to its Job: pure functions of the cycle, the stage's entry and the settings."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import orjson
+
+from controller.cycles import Cycle
+from controller.objects import (
+    ARCHIVE,
+    ATTEMPT,
+    COMPONENT,
+    CYCLE,
+    GROUP,
+    KIND,
+    MANAGED_BY,
+    MANAGER,
+    NAME,
+    RUN,
+    SPEC_HASH,
+    STAGE,
+    VERSION,
+    Json,
+)
+from controller.pods import DOCUMENT, FILE, TERMINATION_LOG, Wanted, override_of, pod_spec
+from controller.settings import PROGRESS_PORT
+from jobs.contracts import stages
+from jobs.contracts.cycle.pods import StageOverride
+from jobs.contracts.cycle.status import StageStatus
+from jobs.contracts.errors import permanent_exit_codes
+from jobs.contracts.progression import Step
+
+_RENDEZVOUS_PORT = 29500
+_QUEUE = "kueue.x-k8s.io/queue-name"
+
+
+def job_name(uid: str, cycle: str, step: Step, run: int) -> str:
+    """Name of a Job: the same for the same cycle, stage, attempt and run, at most 52 characters.
+
+    A pod's name is the Job's with a suffix of up to 11 characters, and must fit into a host name's 63.
+    """
+    digest = hashlib.sha256(f"{uid}/{step.stage}/{step.attempt}/{run}".encode()).hexdigest()[:8]
+    tail = f"{step.stage}-{step.attempt}-{run}-{digest}"
+    return f"{cycle[: 52 - len(tail) - 1].rstrip('-.').replace('.', '-')}-{tail}"
+
+
+def stage_job(wanted: Wanted, entry: StageStatus) -> Json:
+    """The Job of a stage's run."""
+    row = stages.stage(entry.name)
+    num_nodes = wanted.spec.training.nodes if entry.name == "train" else 1
+    arguments = ["run", FILE, "--only", entry.name, "--attempt", str(entry.attempt)]
+    arguments += ["--termination-log", TERMINATION_LOG]
+    if entry.name == "train":
+        arguments += ["--progress-port", str(PROGRESS_PORT)]
+    promotion = wanted.status.promotion
+    if entry.name == "promote" and promotion is not None and promotion.phase == "Withheld":
+        arguments += ["--withhold", f"{promotion.reason}: {promotion.message}"]
+    pod = pod_spec(wanted, row, arguments)
+    job = _job(wanted, entry, entry.job, row.name, pod)
+    if num_nodes > 1:
+        _make_many(job, wanted, entry, num_nodes)
+    else:
+        job["spec"] |= {"backoffLimit": row.retries, "podFailurePolicy": _failure_policy()}
+    return _hashed(job)
+
+
+def asking_job(wanted: Wanted, entry: StageStatus) -> Json:
+    """The Job that says a stage's result again, from its marker, on the light image."""
+    arguments = ["result", entry.name, FILE, "--attempt", str(entry.attempt), "--termination-log", TERMINATION_LOG]
+    light = stages.stage("select")
+    pod = pod_spec(wanted, light, arguments)
+    job = _job(wanted, entry, f"{entry.job}-asks", "result", pod)
+    job["spec"] |= {"backoffLimit": light.retries, "podFailurePolicy": _failure_policy()}
+    return _hashed(job)
+
+
+def ranks_service(wanted: Wanted, entry: StageStatus) -> Json | None:
+    """The headless Service by which the ranks of a training on several nodes find each other; None for one node."""
+    if entry.name != "train" or wanted.spec.training.nodes == 1:
+        return None
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(wanted, _ranks_name(wanted), _labels(wanted, entry, entry.name)),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {CYCLE: wanted.cycle.name, STAGE: "train"},
+            "ports": [{"name": "rendezvous", "port": _RENDEZVOUS_PORT}],
+        },
+    }
+    return _hashed(service)
+
+
+def document(cycle: Cycle) -> Json:
+    """The cycle as its stages read it: with the sources that it has taken over, without what is about pods."""
+    assert cycle.spec is not None
+    spec = cycle.spec.model_copy(update={"sources": cycle.sources, "stages": {}, "suspend": False})
+    said = spec.model_dump(by_alias=True, mode="json", exclude_unset=True)
+    said["sources"] = [one.model_dump(by_alias=True, mode="json", exclude_none=True) for one in cycle.sources]
+    for name in ("stages", "suspend", "ttlSecondsAfterFinished"):
+        said.pop(name, None)
+    return {"apiVersion": f"{GROUP}/{VERSION}", "kind": KIND, "metadata": {"name": cycle.name}, "spec": said}
+
+
+def _job(wanted: Wanted, entry: StageStatus, name: str, component: str, pod: Json) -> Json:
+    labels = _labels(wanted, entry, component)
+    override = override_of(wanted, entry.name)
+    queue = {_QUEUE: wanted.settings.queue_name} if wanted.settings.queue_name else {}
+    template = {
+        "metadata": {
+            "labels": dict(override.labels) | labels,
+            "annotations": dict(override.annotations) | {DOCUMENT: orjson.dumps(document(wanted.cycle)).decode()},
+        },
+        "spec": pod,
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(wanted, name, {**queue, **_queue_of(override), **labels}),
+        "spec": {"completions": 1, "parallelism": 1, "podReplacementPolicy": "Failed", "template": template},
+    }
+
+
+def _queue_of(override: StageOverride) -> Mapping[str, str]:
+    """Kueue reads its label from the Job; a cycle gives it among its pods' labels."""
+    return {_QUEUE: override.labels[_QUEUE]} if _QUEUE in override.labels else {}
+
+
+def _metadata(wanted: Wanted, name: str, labels: Mapping[str, str]) -> Json:
+    owner = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
+        "name": wanted.cycle.name,
+        "uid": wanted.cycle.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {
+        "name": name,
+        "namespace": wanted.cycle.namespace,
+        "labels": dict(labels),
+        "annotations": {},
+        "ownerReferences": [owner],
+    }
+
+
+def _labels(wanted: Wanted, entry: StageStatus, component: str) -> dict[str, str]:
+    return {
+        NAME: "refrain",
+        MANAGED_BY: MANAGER,
+        COMPONENT: component,
+        ARCHIVE: wanted.cycle.archive,
+        CYCLE: wanted.cycle.name,
+        STAGE: component,
+        ATTEMPT: str(entry.attempt),
+        RUN: str(entry.run),
+    }
+
+
+def _failure_policy() -> Json:
+    """A pod that a node or a person took away is replaced and counts for nothing; some errors would come again."""
+    return {
+        "rules": [
+            {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            {"action": "FailJob", "onExitCodes": {"operator": "In", "values": permanent_exit_codes()}},
+        ]
+    }
+
+
+def _ranks_name(wanted: Wanted) -> str:
+    return f"train-{hashlib.sha256(wanted.cycle.uid.encode()).hexdigest()[:16]}"
+
+
+def _make_many(job: Json, wanted: Wanted, entry: StageStatus, num_nodes: int) -> None:
+    """Ranks on several nodes: any one's failure fails the Job, and the controller begins all of them again."""
+    job["spec"] |= {
+        "completionMode": "Indexed",
+        "completions": num_nodes,
+        "parallelism": num_nodes,
+        "backoffLimit": 0,
+        "podFailurePolicy": {"rules": _failure_policy()["rules"][1:]},
+    }
+    pod = job["spec"]["template"]["spec"]
+    pod["subdomain"] = _ranks_name(wanted)
+    container = pod["containers"][0]
+    training = wanted.spec.training
+    container["command"] = ["torchrun"]
+    container["args"] = [
+        f"--nnodes={num_nodes}",
+        f"--nproc-per-node={training.processes_per_node}",
+        "--node-rank=$(JOB_COMPLETION_INDEX)",
+        f"--master-addr={entry.job}-0.{_ranks_name(wanted)}",
+        f"--master-port={_RENDEZVOUS_PORT}",
+        "--max-restarts=0",
+        "--module",
+        "jobs.cli",
+        *container["args"],
+    ]
+    container["ports"].append({"name": "rendezvous", "containerPort": _RENDEZVOUS_PORT})
+
+
+def _hashed(manifest: Json) -> Json:
+    """The object with a digest of what it is to be: one that is there already must have the same."""
+    digest = hashlib.sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    manifest["metadata"]["annotations"][SPEC_HASH] = digest[:32]
+    return manifest

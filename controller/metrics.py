@@ -1,0 +1,31 @@
+"""What the controller measures of itself, for Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Iterable
+from typing import get_args
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from jobs.contracts.cycle.status import State
+
+CYCLES = Gauge("refrain_cycles", "Cycles by archive and state.", ["archive", "state"])
+RECONCILES = Counter("refrain_reconciles", "Looks at an archive, by how they ended.", ["outcome"])
+WRITES = Counter("refrain_api_writes", "Writes to the API server, Events aside.", ["kind"])
+SECONDS = Histogram("refrain_reconcile_seconds", "Time of one look at an archive, with its reads and writes.")
+PLAN_SECONDS = Histogram(
+    "refrain_plan_seconds", "Time to plan one cycle.", buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+)
+
+
+def note_states(archive: str, states: Iterable[str]) -> None:
+    """How many cycles of an archive are in each state."""
+    tally = Tally(states)
+    for state in get_args(State):
+        CYCLES.labels(archive, state).set(tally[state])
+
+
+def note_write(kind: str) -> None:
+    """A write was sent."""
+    WRITES.labels(kind).inc()

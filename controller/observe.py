@@ -1,0 +1,132 @@
+"""From live objects to what a plan looks at. Reads only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import orjson
+import urllib3
+
+from controller.api import Api
+from controller.cycles import Cycle, read_cycle
+from controller.objects import ARCHIVE, MANAGED_BY, MANAGER, PLURAL, Json, condition, is_live, name, uid, written
+from controller.observed import Answer, Inference, Observed, Refusal
+from controller.settings import PROGRESS_PORT, Settings
+from jobs.contracts.cycle.status import Progress
+
+_PROGRESS_TIMEOUT = urllib3.Timeout(1)
+
+
+@dataclass
+class Memory:
+    """What has been heard and cannot be read again from the API server. Losing it costs asking once more."""
+
+    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    swaps: dict[tuple[str, str], str] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    progress_at: dict[str, float] = field(default_factory=dict)
+    """When a Job's pod was asked for its progress last, by the monotonic clock."""
+
+
+def observe(api: Api, archive: str, settings: Settings, memory: Memory, now: datetime) -> Observed:
+    """Everything about one archive now. Raises ApiError and TransientError."""
+    mine = f"{MANAGED_BY}={MANAGER},{ARCHIVE}={archive}"
+    raw = api.list(PLURAL, fieldSelector=f"spec.archive={archive}")
+    cycles = tuple(sorted(map(read_cycle, raw), key=lambda cycle: cycle.order))
+    jobs = {name(job): job for job in api.list("jobs", labelSelector=mine)}
+    pods = tuple(api.list("pods", labelSelector=mine))
+    observed = Observed(
+        cycles,
+        jobs,
+        pods,
+        refusals=memory.refusals,
+        inference=_inference(api, archive, settings, memory),
+    )
+    return _told(api, observed, settings, memory, now)
+
+
+def archives(api: Api) -> set[str]:
+    """Every archive that a cycle of the namespace names."""
+    return {str((raw.get("spec") or {}).get("archive", "")) for raw in api.list(PLURAL)} - {""}
+
+
+def _inference(api: Api, archive: str, settings: Settings, memory: Memory) -> Inference | None:
+    said = settings.inference
+    if said is None or said.archive != archive:
+        return None
+    deployment = api.get("deployments", said.deployment)
+    if deployment is None:
+        return None
+    selector = deployment["spec"]["selector"].get("matchLabels") or {}
+    pods = api.list("pods", labelSelector=",".join(f"{key}={value}" for key, value in selector.items()))
+    return Inference(
+        deployment, tuple(pods), said.mode == "Swap", answers=dict(memory.answers), swaps=dict(memory.swaps)
+    )
+
+
+def _told(api: Api, observed: Observed, settings: Settings, memory: Memory, now: datetime) -> Observed:
+    """With what is asked for about the Jobs that run now: warnings, progress."""
+    warnings: dict[str, str] = {}
+    progress: dict[str, Progress] = {}
+    for job in _running(observed.cycles, observed.jobs):
+        pods = [pod for pod in observed.pods_of(job) if is_live(pod)]
+        if not pods:
+            warnings |= _warning(api, job)
+        elif _is_due(job, settings, memory) and (told := _progress(pods, now)):
+            progress[name(job)] = told
+    return Observed(
+        observed.cycles, observed.jobs, observed.pods, warnings, progress, observed.refusals, observed.inference
+    )
+
+
+def _running(cycles: Iterable[Cycle], jobs: Mapping[str, Json]) -> Iterable[Json]:
+    for cycle in cycles:
+        entry = cycle.entry
+        job = jobs.get(entry.job) if entry and entry.state == "Running" else None
+        if job is not None and not (condition(job, "Complete") or condition(job, "Failed")):
+            yield job
+
+
+def _warning(api: Api, job: Json) -> dict[str, str]:
+    """The newest warning about a Job that has no pod: a quota's refusal, an admission webhook's."""
+    events = api.list("events", fieldSelector=f"involvedObject.uid={uid(job)},type=Warning")
+    newest = max(
+        events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default=None
+    )
+    return {name(job): str(newest.get("message", ""))} if newest else {}
+
+
+def _is_due(job: Json, settings: Settings, memory: Memory) -> bool:
+    now = time.monotonic()
+    if now - memory.progress_at.get(name(job), -settings.progress_seconds) < settings.progress_seconds:
+        return False
+    memory.progress_at[name(job)] = now
+    return True
+
+
+def _progress(pods: list[Json], now: datetime) -> Progress | None:
+    """What a training pod says of itself; None where it says nothing. Nothing depends on it."""
+    for pod in pods:
+        address = (pod.get("status") or {}).get("podIP")
+        ports = [port for one in pod["spec"]["containers"] for port in one.get("ports") or []]
+        if not address or not any(port.get("containerPort") == PROGRESS_PORT for port in ports):
+            continue
+        host = f"[{address}]" if ":" in address else address
+        try:
+            answer = _pool.request(
+                "GET", f"http://{host}:{PROGRESS_PORT}/progress", timeout=_PROGRESS_TIMEOUT, retries=False
+            )
+            said: Any = orjson.loads(answer.data)
+            return Progress.model_validate(
+                {key: said.get(key) for key in ("percent", "etaSeconds", "loss")} | {"at": written(now)}
+            )
+        except (urllib3.exceptions.HTTPError, ValueError, AttributeError):
+            continue
+    return None
+
+
+_pool = urllib3.PoolManager(num_pools=16)

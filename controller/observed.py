@@ -1,0 +1,99 @@
+"""What a plan looks at: one archive of one namespace, as it was at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from controller.cycles import Cycle
+from controller.objects import ADAPTER, JOB_INDEX, Json, annotations_of, is_live, labels, owner_uid, uid
+from jobs.contracts.cycle.status import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a pod of the inference Deployment said to a question."""
+
+    adapter: str
+    """Digest of the adapter that it answered with; empty for the bare base model."""
+    text: str
+    problem: str = ""
+    """Why it gave no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """The inference Deployment and its pods."""
+
+    deployment: Json
+    pods: tuple[Json, ...]
+    is_swapped: bool = False
+    """Whether pods are told to load another adapter, instead of being replaced."""
+    answers: Mapping[tuple[str, str], Answer] = field(default_factory=dict)
+    """By pod uid and the adapter that was expected."""
+    swaps: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """By pod uid and adapter: empty where the pod has loaded it, else why not."""
+
+    @property
+    def adapter(self) -> str:
+        """The value of the pod template's annotation; empty where it is not set."""
+        template = self.deployment["spec"]["template"].get("metadata") or {}
+        return str((template.get("annotations") or {}).get(ADAPTER, ""))
+
+    @property
+    def num_replicas(self) -> int:
+        """How many pods there are to be."""
+        return int(self.deployment["spec"].get("replicas", 1))
+
+    @property
+    def is_rolled_out(self) -> bool:
+        """Whether all pods are of the newest template, and available."""
+        status = self.deployment.get("status") or {}
+        wanted = self.num_replicas
+        is_seen = status.get("observedGeneration", 0) >= self.deployment["metadata"].get("generation", 0)
+        counts = [status.get(kind, 0) for kind in ("replicas", "updatedReplicas", "availableReplicas")]
+        return bool(is_seen and counts == [wanted] * 3)
+
+    def pods_with(self, adapter: str) -> list[Json]:
+        """Pods of a template with that adapter."""
+        return [pod for pod in self.pods if annotations_of(pod).get(ADAPTER, "") == adapter]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the API server did not take a Job."""
+
+    message: str
+    is_permanent: bool
+    """Whether the same Job would be refused again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """Everything about one archive."""
+
+    cycles: tuple[Cycle, ...]
+    """Oldest first."""
+    jobs: Mapping[str, Json] = field(default_factory=dict)
+    """By name."""
+    pods: tuple[Json, ...] = ()
+    """Of those Jobs."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """By name of a Job that has no pod: what was said of that last."""
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    """By name of a Job, as its pod tells."""
+    refusals: Mapping[str, Refusal] = field(default_factory=dict)
+    """By name of a Job that could not be created."""
+    inference: Inference | None = None
+    """None where this archive's adapters are served by nobody here."""
+
+    def pods_of(self, job: Json) -> list[Json]:
+        """The pods of a Job, rank 0 first, the newest first of each."""
+        own = [pod for pod in self.pods if owner_uid(pod) == uid(job)]
+        own.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
+        return sorted(own, key=lambda pod: int(labels(pod).get(JOB_INDEX, "0")))
+
+    def live_pods(self, but: str = "") -> Iterator[Json]:
+        """Pods that may still run, but those of a Job of that name."""
+        spared = uid(self.jobs[but]) if but in self.jobs else None
+        return (pod for pod in self.pods if is_live(pod) and owner_uid(pod) != spared)

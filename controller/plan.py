@@ -1,0 +1,146 @@
+"""What to do next about a cycle. Pure: it reads no clock, no cluster and no store.
+
+plan       one cycle, from apply to its end
+turns      whose turn it is
+running    the Job of one stage, and what comes behind it
+promoting  the inference Deployment, between `select` and `promote`
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from controller.actions import DeleteCycle, DeleteJob, Plan
+from controller.cycles import Cycle
+from controller.objects import RETRY, after, owner_uid, uid
+from controller.observed import Observed
+from controller.planning import Planning
+from controller.promoting import heal
+from controller.running import advance, fail
+from controller.settings import Settings
+from controller.turns import superseding, turn_of
+
+__all__ = ["heal", "plan"]
+
+
+def plan(cycle: Cycle, observed: Observed, settings: Settings, now: datetime) -> Plan:
+    """The actions that bring a cycle one step further, none where nothing has changed.
+
+    Doing them once more, all or some, does no harm: names are functions of what they stand for.
+    """
+    planning = Planning(cycle, observed, settings, now)
+    if not cycle.is_deleting and not settings.paused:
+        _decide(planning)
+    return planning.plan()
+
+
+def _decide(p: Planning) -> None:
+    if p.cycle.has_ended:
+        _after_the_end(p)
+        return
+    if not _is_accepted(p):
+        return
+    _note_retry(p)
+    other = superseding(p.cycle, p.observed)
+    if other is not None:
+        p.end("Skipped", "Superseded", f"{other.name} was newer and has taken its sources")
+    elif p.spec.suspend:
+        _suspend(p)
+    elif _is_over_time(p):
+        fail(p, "DeadlineExceeded", f"the cycle has taken longer than its deadlineSeconds of {p.spec.deadline_seconds}")
+    else:
+        _take_turn(p)
+
+
+def _is_accepted(p: Planning) -> bool:
+    """Whether the spec can be followed; what cannot be is said, and left to a controller that can."""
+    if p.cycle.spec is None:
+        hint = "mend it, or let a newer version of the controller take it up"
+        p.condition("Accepted", "False", "InvalidSpec", f"{p.cycle.problem}; {hint}")
+        return False
+    if (secret := p.spec.store.secret_ref) and secret.name not in p.settings.store.secrets:
+        allowed = ", ".join(p.settings.store.secrets) or "none"
+        message = f"spec.store.secretRef names {secret.name}; the controller allows: {allowed} (store.secrets)"
+        p.condition("Accepted", "False", "SecretNotAllowed", message)
+        return False
+    if p.cycle.unknown:
+        fields = ", ".join(p.cycle.unknown[:10])
+        message = f"written by a newer version; fields that are not known here are passed over: {fields}"
+        p.condition("Accepted", "True", "UnknownFields", message)
+    else:
+        p.condition("Accepted", "True", "Accepted", "the spec is followed as it stands")
+    return True
+
+
+def _note_retry(p: Planning) -> None:
+    """A retry that nothing had failed for is remembered as seen, so that it does not come into effect later."""
+    asked = p.cycle.annotations.get(RETRY, "")
+    if asked != p.status.retry:
+        p.set(retry=asked[:253])
+
+
+def _suspend(p: Planning) -> None:
+    """Stop what runs; the Job is deleted with its pods, which save."""
+    entry = p.entry
+    if entry is not None and entry.state == "Running":
+        for name in filter(None, (entry.job, entry.asks)):
+            if (job := p.observed.jobs.get(name)) and owner_uid(job) == p.cycle.uid:
+                p.actions.append(DeleteJob(name, uid(job)))
+        p.set_entry(state="Suspended", completed_at=p.now_written, asks="", message="")
+    p.set(state="Suspended", progress=None)
+    p.progressing("False", "Suspended", "spec.suspend is true: set it to false to go on")
+
+
+def _is_over_time(p: Planning) -> bool:
+    seconds = p.spec.deadline_seconds
+    if seconds is None or p.status.started_at is None:
+        return False
+    at = after(p.status.started_at, seconds)
+    p.wake(at)
+    return p.now >= at
+
+
+def _take_turn(p: Planning) -> None:
+    turn = turn_of(p.cycle, p.observed)
+    if not turn.is_come:
+        p.set(state="Queued")
+        p.condition("Progressing", "Unknown", turn.reason, turn.message)
+        return
+    if p.cycle.is_active or (p.cycle.has_started and p.status.stages):
+        advance(p)
+        return
+    taken = [source for one in turn.takes for source in one.sources]
+    p.set(
+        state="Running",
+        started_at=p.status.started_at or p.now_written,
+        supersedes=[*p.status.supersedes, *(one.uid for one in turn.takes)],
+        taken_sources=[*p.status.taken_sources, *taken],
+    )
+    names = ", ".join(one.name for one in turn.takes)
+    said = f"its turn has come; it takes the sources of {names}" if names else "its turn has come"
+    p.condition("Progressing", "True", "Started", said)
+    p.emit("Started", said)
+
+
+def _after_the_end(p: Planning) -> None:
+    """Retry what failed, or delete what has stayed long enough."""
+    asked = p.cycle.annotations.get(RETRY, "")[:253]
+    if p.status.state == "Failed" and asked and asked != p.status.retry and p.cycle.spec is not None:
+        _retry(p, asked)
+        return
+    if p.cycle.spec is None or p.status.completed_at is None:
+        return
+    at = after(p.status.completed_at, p.spec.ttl_seconds_after_finished)
+    p.wake(at)
+    if p.now >= at:
+        p.actions.append(DeleteCycle(p.cycle.name, p.cycle.uid))
+
+
+def _retry(p: Planning, asked: str) -> None:
+    """From the failed stage on; what has succeeded is kept. It waits for its turn as any other."""
+    if (entry := p.entry) is not None and entry.state == "Failed":
+        p.set_entry(state="Suspended", losses=0, message="", asks="")
+    p.set(state="Queued", started_at=p.now_written, completed_at=None, retry=asked)
+    p.forget("Complete", "Succeeded", "Promoted")
+    p.condition("Progressing", "Unknown", "Retried", f"retried: {RETRY}={asked}")
+    p.emit(f"Retried-{asked}"[:63], f"goes on from {p.entry.name if p.entry else 'the beginning'}")

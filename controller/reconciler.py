@@ -1,0 +1,155 @@
+"""The loop: archives that may have changed are observed, planned and applied, each by one worker at a time.
+
+Events only say where to look. Every archive is looked at again every few minutes, for events get lost, and
+whenever a plan asked for it. What goes wrong is tried again, later and later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from controller import metrics
+from controller.actions import Plan
+from controller.api import Api, ApiError
+from controller.apply import Applier
+from controller.cycles import Cycle
+from controller.observe import Memory, archives, observe
+from controller.observed import Observed
+from controller.plan import heal, plan
+from controller.settings import Settings
+from jobs.contracts.errors import RefrainError, TransientError
+
+logger = logging.getLogger("refrain.controller")
+
+_NUM_WORKERS = 8
+_MOST_DELAY_SECONDS = 60.0
+_SOON_SECONDS = 0.2
+
+
+@dataclass
+class Reconciler:
+    """Keeps one namespace's cycles going."""
+
+    api: Api
+    read_settings: Callable[[], Settings]
+    settings: Settings
+    memory: Memory = field(default_factory=Memory)
+    last_resync: float = field(default_factory=time.monotonic)
+    """When everything was last listed without an error, by the monotonic clock."""
+    _queue: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    _waiting: set[str] = field(default_factory=set)
+    _working: set[str] = field(default_factory=set)
+    _again: set[str] = field(default_factory=set)
+    _failures: dict[str, int] = field(default_factory=dict)
+    _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
+
+    def mark(self, archive: str) -> None:
+        """An archive may have changed. Called in the event loop's thread."""
+        if not archive or archive in self._waiting:
+            return
+        if archive in self._working:
+            self._again.add(archive)
+            return
+        self._waiting.add(archive)
+        self._queue.put_nowait(archive)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._resync())
+            for _ in range(_NUM_WORKERS):
+                group.create_task(self._work())
+
+    async def _resync(self) -> None:
+        while True:
+            try:
+                self.settings = await asyncio.to_thread(self.read_settings)
+                for archive in await asyncio.to_thread(archives, self.api):
+                    self.mark(archive)
+                if self.settings.inference is not None:  # whose last cycle may be gone
+                    self.mark(self.settings.inference.archive)
+                self.last_resync = time.monotonic()
+            except (ApiError, RefrainError) as error:
+                logger.warning("resync: %s", error)
+            await asyncio.sleep(self.settings.resync_seconds)
+
+    async def _work(self) -> None:
+        while True:
+            archive = await self._queue.get()
+            self._waiting.discard(archive)
+            self._working.add(archive)
+            delay = await self._safely(archive)
+            self._working.discard(archive)
+            if archive in self._again:
+                self._again.discard(archive)
+                self.mark(archive)
+            elif delay is not None:
+                self._later(archive, delay)
+
+    def _later(self, archive: str, seconds: float) -> None:
+        if timer := self._timers.pop(archive, None):
+            timer.cancel()
+        self._timers[archive] = asyncio.get_running_loop().call_later(max(_SOON_SECONDS, seconds), self.mark, archive)
+
+    async def _safely(self, archive: str) -> float | None:
+        """Reconcile; in how many seconds to look again, None where events will say."""
+        began = time.monotonic()
+        try:
+            wake = await asyncio.to_thread(self.reconcile, archive)
+            self._failures.pop(archive, None)
+            metrics.RECONCILES.labels("done").inc()
+        except (ApiError, TransientError) as error:
+            metrics.RECONCILES.labels("failed").inc()
+            return self._backoff(archive, error)
+        except Exception:
+            metrics.RECONCILES.labels("defect").inc()
+            logger.exception("archive %s: a defect; please report it", archive, extra={"archive": archive})
+            return self._backoff(archive, None)
+        finally:
+            metrics.SECONDS.observe(time.monotonic() - began)
+        return None if wake is None else (wake - datetime.now(UTC)).total_seconds()
+
+    def _backoff(self, archive: str, error: Exception | None) -> float:
+        if isinstance(error, ApiError) and error.status == 409:  # written meanwhile: look again
+            return _SOON_SECONDS
+        failures = self._failures[archive] = self._failures.get(archive, 0) + 1
+        delay = float(min(_MOST_DELAY_SECONDS, 2.0 ** min(failures - 1, 10)))
+        if isinstance(error, ApiError) and error.retry_after:
+            delay = max(delay, error.retry_after)
+        if error is not None:
+            logger.warning("archive %s: %s; again in %.0f s", archive, error, delay, extra={"archive": archive})
+        return delay
+
+    def reconcile(self, archive: str) -> datetime | None:
+        """Look at one archive once, and do what is to be done; when to look again.
+
+        Raises ApiError and TransientError; what was done before stands.
+        """
+        settings, now = self.settings, datetime.now(UTC)
+        observed = observe(self.api, archive, settings, self.memory, now)
+        metrics.note_states(archive, (cycle.status.state for cycle in observed.cycles))
+        if not settings.paused:
+            actions = heal(observed.inference, observed.cycles)
+            Applier(self.api, settings, self.memory, metrics.note_write).apply(actions, None)
+        wakes = []
+        for cycle in observed.cycles:
+            planned = self._plan(cycle, observed, settings, now)
+            self._apply(planned, cycle, settings)
+            wakes.append(planned.wake)
+        return min((wake for wake in wakes if wake is not None), default=None)
+
+    def _plan(self, cycle: Cycle, observed: Observed, settings: Settings, now: datetime) -> Plan:
+        began = time.monotonic()
+        planned = plan(cycle, observed, settings, now)
+        metrics.PLAN_SECONDS.observe(time.monotonic() - began)
+        return planned
+
+    def _apply(self, planned: Plan, cycle: Cycle, settings: Settings) -> None:
+        for action in planned.actions:
+            logger.debug("%s: %s", cycle.name, type(action).__name__, extra={"cycle": cycle.name})
+        Applier(self.api, settings, self.memory, metrics.note_write).apply(planned.actions, cycle)

@@ -1,0 +1,288 @@
+"""A stage's Job: begun, watched, and what follows it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from controller.actions import CreateJob, CreateService, DeleteJob
+from controller.manifests import asking_job, job_name, ranks_service, stage_job
+from controller.objects import Json, after, condition, is_false, is_live, name, uid
+from controller.planning import Planning
+from controller.promoting import is_cleared
+from controller.status import shortened
+from jobs.contracts import stages
+from jobs.contracts.cycle.status import Adapter, Decision, LogHead, StageStatus
+from jobs.contracts.errors import MissingInputError
+from jobs.contracts.progression import FIRST_STEP, Step, ended_as, next_step, why_skipped
+from jobs.contracts.termination import Termination, decode
+
+_REFUSED_SECONDS = 30
+_BAD_IMAGE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+_BAD_SETUP = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+
+
+def advance(p: Planning) -> None:
+    """Bring a cycle whose turn it is one step further."""
+    entry = p.entry
+    if entry is None:
+        begin(p, FIRST_STEP)
+    elif entry.state == "Suspended":
+        begin(p, Step(entry.name, entry.attempt))
+    elif entry.state == "Running":
+        _watch(p, entry)
+    elif entry.state == "Succeeded":
+        _follow(p, entry)
+    else:
+        fail(p, "StageFailed", entry.message)
+
+
+def begin(p: Planning, step: Step) -> None:
+    """Create a stage's Job, once no pod of the archive is left and the inference Deployment is ready for it."""
+    if step.stage == "promote" and not is_cleared(p):
+        return
+    if left := next(p.observed.live_pods(), None):
+        p.set(state="Running")
+        p.progressing("True", "PodsLeft", f"waits for pod {name(left)} to end")
+        return
+    before = next(
+        (one for one in reversed(p.status.stages) if (one.name, one.attempt) == (step.stage, step.attempt)), None
+    )
+    run = before.run + 1 if before else 0
+    job = job_name(p.cycle.uid, p.cycle.name, step, run)
+    entry = StageStatus(
+        name=step.stage,  # type: ignore[arg-type]
+        attempt=step.attempt,
+        run=run,
+        state="Running",
+        job=job,
+        started_at=p.now_written,
+        losses=before.losses if before else 0,
+    )
+    p.set(
+        state="Running",
+        stage=step.stage,
+        attempt=step.attempt,
+        progress=None,
+        stages=[*(one for one in p.status.stages if one is not before), entry],
+    )
+    _create(p, entry)
+
+
+def _create(p: Planning, entry: StageStatus) -> None:
+    """Create the Job of the stage that is to run; a refusal of it is said."""
+    manifest = stage_job(p, entry)
+    p.wake(after(entry.started_at, _deadline_seconds(p, entry)))
+    refusal = p.observed.refusals.get(entry.job)
+    if refusal is not None and refusal.is_permanent:
+        fail(p, "JobRefused", refusal.message)
+        return
+    if (service := ranks_service(p, entry)) is not None:
+        p.actions.append(CreateService(service))
+    p.actions.append(CreateJob(manifest))
+    if refusal is not None:
+        reason = "QuotaExceeded" if "quota" in refusal.message else "JobRefused"
+        p.progressing("False", reason, refusal.message)
+    else:
+        p.progressing("True", "StageRunning", f"{entry.name} runs as {entry.job}")
+
+
+def _watch(p: Planning, entry: StageStatus) -> None:
+    job = p.observed.jobs.get(entry.job)
+    if entry.asks:
+        _watch_question(p, entry)
+    elif job is None and entry.job_uid:
+        _ask(p, entry, "its Job is gone")
+    elif job is None:
+        _create(p, entry)
+    elif condition(job, "Complete"):
+        told = _told(p, job, entry)
+        if told is None or told.result is None:
+            _ask(p, entry, "its pod said nothing of its result")
+        else:
+            succeed(p, told.result)
+    elif failed := condition(job, "Failed"):
+        _failed(p, entry, job, failed)
+    elif p.now >= after(entry.started_at, _deadline_seconds(p, entry)):
+        fail(p, "DeadlineExceeded", f"{entry.name} took longer than {_deadline_seconds(p, entry)} s")
+    else:
+        p.wake(after(entry.started_at, _deadline_seconds(p, entry)))
+        if entry.job_uid != uid(job):
+            p.set_entry(job_uid=uid(job))
+        _describe(p, entry, job)
+
+
+def _describe(p: Planning, entry: StageStatus, job: Json) -> None:
+    """Say how a running stage does: what it waits for, or how far it is."""
+    reason, message = _trouble(p, entry, job)
+    p.set_entry(message=shortened(message))
+    p.set(state="Queued" if reason == "Admission" else "Running")
+    if reason:
+        p.progressing("Unknown" if reason == "Admission" else "False", reason, message)
+        return
+    p.progressing("True", "StageRunning", f"{entry.name} runs as {entry.job}")
+    if progress := p.observed.progress.get(entry.job):
+        p.set(progress=progress)
+
+
+def _trouble(p: Planning, entry: StageStatus, job: Json) -> tuple[str, str]:
+    """Why a stage's pods do not run, in one word and in the words of who knows; empty where they do."""
+    if job["spec"].get("suspend"):
+        return "Admission", f"{entry.job} is suspended: it waits to be admitted (by Kueue, or by who suspended it)"
+    pods = [pod for pod in p.observed.pods_of(job) if is_live(pod)]
+    if not pods and (warning := p.observed.warnings.get(entry.job)):
+        return ("QuotaExceeded" if "exceeded quota" in warning else "PodRefused"), warning
+    for pod in pods:
+        if scheduled := is_false(pod, "PodScheduled"):
+            return str(scheduled.get("reason", "Unschedulable")), str(scheduled.get("message", "no node takes it"))
+        for container in (pod.get("status") or {}).get("containerStatuses") or []:
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            said = f"{waiting.get('reason')}: {waiting.get('message', '')} (image {container.get('image', '')})"
+            if waiting.get("reason") in _BAD_IMAGE:
+                return "ImagePullFailed", said
+            if waiting.get("reason") in _BAD_SETUP:
+                return "PodNotStarted", said
+    return "", ""
+
+
+def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any]) -> None:
+    """A Job has failed: for good, or, where it is all ranks' or a node's doing, to be begun again."""
+    told = _told(p, job, entry)
+    words = _words(told) or str(failed.get("message", "its Job failed"))
+    is_permanent = failed.get("reason") == "PodFailurePolicy"
+    if not is_permanent and _is_many(p, entry) and entry.losses < stages.stage(entry.name).retries:
+        p.emit("RanksLost", f"{entry.name} is begun again on all nodes: {words}", is_warning=True)
+        _begin_again(p, entry)
+        return
+    fail(p, "StageFailed", f"{entry.name}: {words}")
+
+
+def _is_many(p: Planning, entry: StageStatus) -> bool:
+    return entry.name == "train" and p.spec.training.nodes > 1
+
+
+def _begin_again(p: Planning, entry: StageStatus) -> None:
+    p.set_entry(state="Suspended", losses=entry.losses + 1, asks="")
+    begin(p, Step(entry.name, entry.attempt))
+
+
+def _ask(p: Planning, entry: StageStatus, why: str) -> None:
+    """Let a light pod say the stage's result again, from its marker."""
+    manifest = asking_job(p, entry)
+    p.set_entry(asks=name(manifest))
+    p.actions.append(CreateJob(manifest))
+    p.progressing("True", "AskingForResult", f"{entry.name}: {why}; the store is asked whether it had finished")
+
+
+def _watch_question(p: Planning, entry: StageStatus) -> None:
+    """The stage had finished: go on. It had not: begin it again."""
+    job = p.observed.jobs.get(entry.asks)
+    if job is None:
+        p.actions.append(CreateJob(asking_job(p, entry)))
+        return
+    told = _told(p, job, entry)
+    if condition(job, "Complete") and told is not None and told.result is not None:
+        succeed(p, told.result)
+    elif condition(job, "Complete") or condition(job, "Failed"):
+        failure = told.failure if told else None
+        has_not_finished = failure is not None and failure.exit_code == MissingInputError.exit_code
+        if has_not_finished and entry.losses < stages.stage(entry.name).retries:
+            message = f"{entry.name} had not finished when its Job was lost; it is begun again"
+            p.emit("JobLost", message, is_warning=True)
+            _begin_again(p, entry)
+        else:
+            words = _words(told) or "its Job is gone, and the store was not readable"
+            fail(p, "ResultUnknown", f"{entry.name}: {words}")
+
+
+def _told(p: Planning, job: Json, entry: StageStatus) -> Termination | None:
+    """What the pods of a Job said at their end, rank 0's first; None where nothing can be read."""
+    for pod in p.observed.pods_of(job):
+        for container in (pod.get("status") or {}).get("containerStatuses") or []:
+            message = ((container.get("state") or {}).get("terminated") or {}).get("message")
+            if message and (told := decode(message, entry.name, entry.attempt)):
+                return told
+    return None
+
+
+def _words(told: Termination | None) -> str:
+    if told is None or told.failure is None:
+        return ""
+    failure = told.failure
+    where = f"{failure.where}: " if failure.where else ""
+    hint = f"; {failure.hint}" if failure.hint else ""
+    return f"{where}{failure.what}{hint} (exit code {failure.exit_code})"
+
+
+def _deadline_seconds(p: Planning, entry: StageStatus) -> int:
+    override = p.spec.stages.get(entry.name)
+    return (override and override.deadline_seconds) or stages.stage(entry.name).deadline_seconds
+
+
+def succeed(p: Planning, result: Json) -> None:
+    """A stage has told its result: say so, and go on with what follows it."""
+    entry = p.set_entry(state="Succeeded", completed_at=p.now_written, result=result, message="", asks="")
+    p.set(progress=None)
+    _note(p, entry, result)
+    _follow(p, entry)
+
+
+def _note(p: Planning, entry: StageStatus, result: Json) -> None:
+    """What of a result stands in the status itself."""
+    if "window_idx" in result and result["window_idx"] is not None:
+        p.set(window_idx=result["window_idx"])
+    if entry.name == "split" and result.get("log"):
+        p.set(log=LogHead.model_validate(result["log"]))
+    if entry.name == "train":
+        p.condition("Trained", "True", "Trained", _trained(result))
+    if entry.name == "evaluate":
+        p.condition("Evaluated", "True", "Evaluated", "every checkpoint was scored")
+    if entry.name == "select":
+        p.set(decision=Decision.model_validate(result | {"message": shortened(str(result.get("message", "")))}))
+        p.set(candidate=_adapter(result.get("candidate")), incumbent=_adapter(result.get("incumbent")))
+
+
+def _trained(result: Json) -> str:
+    loss = result.get("best_eval_loss") or result.get("eval_loss")
+    return f"val loss {loss:.4f}" if isinstance(loss, float) else "an adapter was trained"
+
+
+def _adapter(said: Any) -> Adapter | None:
+    if not isinstance(said, dict):
+        return None
+    scores = said.get("scores")
+    return Adapter(
+        adapter=said.get("adapter") or said.get("key"),
+        sha256=said.get("sha256") or "",
+        scores=scores if isinstance(scores, dict) else {},
+    )
+
+
+def _follow(p: Planning, entry: StageStatus) -> None:
+    following = next_step(Step(entry.name, entry.attempt), entry.result)
+    if following is not None:
+        if following.attempt > entry.attempt:
+            p.emit("TrainsAgain", str(entry.result.get("message", "")))
+        begin(p, following)
+        return
+    results: dict[str, Json] = {one.name: one.result for one in p.status.stages}
+    state = ended_as(results)
+    if state is None:
+        fail(p, "ResultUnknown", f"{entry.name} ended with a result that is none: {entry.result}")
+    elif state == "Skipped":
+        p.end("Skipped", "TooFewMessages", why_skipped(results["window"], p.spec.window.min_new_messages))
+    else:
+        reason = str(entry.result.get("reason") or state)
+        message = str(entry.result.get("message", ""))
+        p.condition("Promoted", "True" if state == "Promoted" else "False", reason, message)
+        p.end(state, reason, message)
+
+
+def fail(p: Planning, reason: str, message: str) -> None:
+    """The cycle ends as Failed; a retry goes on from the stage that failed."""
+    if (entry := p.entry) is not None and entry.state == "Running":
+        for job in filter(None, (p.observed.jobs.get(entry.job), p.observed.jobs.get(entry.asks))):
+            if not (condition(job, "Complete") or condition(job, "Failed")):
+                p.actions.append(DeleteJob(name(job), uid(job)))
+        p.set_entry(state="Failed", completed_at=p.now_written, message=shortened(message))
+    p.end("Failed", reason, message)

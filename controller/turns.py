@@ -1,0 +1,75 @@
+"""Whose turn it is: of one archive's cycles one at a time, in order of creation. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from controller.cycles import Cycle
+from controller.objects import CYCLE, labels
+from controller.observed import Observed
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Whether a cycle may go on, and if not, what it waits for."""
+
+    is_come: bool
+    reason: str = ""
+    message: str = ""
+    takes: tuple[Cycle, ...] = ()
+    """Queued cycles whose sources it takes over."""
+
+
+def turn_of(cycle: Cycle, observed: Observed) -> Turn:
+    """A cycle's turn. It comes when no other of its archive runs, and no pod of it is left.
+
+    Failed cycles do not block; suspended ones and those that wait for approval do. Of several that wait, the
+    newest takes the sources of the others, which are superseded. Two that have begun at once (two controllers)
+    go on in order.
+    """
+    holders = [one for one in observed.cycles if one.is_active and not one.is_deleting]
+    if cycle.is_active:
+        first = min(holders, key=lambda one: one.order)
+        return Turn(is_come=True) if first.uid == cycle.uid else _behind(first)
+    if holders:
+        return _behind(holders[0])
+    return _next_turn(cycle, observed)
+
+
+def _next_turn(cycle: Cycle, observed: Observed) -> Turn:
+    """The turn of a cycle that waits while no other runs."""
+    waiting = [one for one in observed.cycles if _waits(one)]
+    blocking = next((one for one in waiting if _is_suspended(one) and one.order < cycle.order), None)
+    # One that is retried has its mail already, and goes on before new ones begin.
+    blocking = blocking or next((one for one in waiting if one.has_started and one.uid != cycle.uid), None)
+    if blocking is not None and not (cycle.has_started and cycle.order < blocking.order):
+        return _behind(blocking)
+    if pod := next(observed.live_pods(), None):
+        return Turn(is_come=False, reason="PodsLeft", message=f"a pod of {labels(pod).get(CYCLE)} has yet to end")
+    if cycle.has_started:
+        return Turn(is_come=True)
+    fresh = [one for one in waiting if not _is_suspended(one)]
+    newest = max(fresh, key=lambda one: one.order)
+    if newest.uid != cycle.uid:
+        return Turn(is_come=False, reason="Superseded", message=f"{newest.name} is newer and takes its sources")
+    return Turn(is_come=True, takes=tuple(one for one in fresh if one.uid != cycle.uid))
+
+
+def superseding(cycle: Cycle, observed: Observed) -> Cycle | None:
+    """The cycle that has taken the sources of this one, which has not begun."""
+    if cycle.has_started:
+        return None
+    return next((one for one in observed.cycles if cycle.uid in one.status.supersedes), None)
+
+
+def _waits(cycle: Cycle) -> bool:
+    return not (cycle.has_ended or cycle.is_active or cycle.is_deleting) and cycle.spec is not None
+
+
+def _is_suspended(cycle: Cycle) -> bool:
+    return cycle.spec is not None and cycle.spec.suspend
+
+
+def _behind(other: Cycle) -> Turn:
+    state = "suspended" if _is_suspended(other) else other.status.state
+    return Turn(is_come=False, reason="Queued", message=f"waits for {other.name}, which is {state}")
