@@ -14,14 +14,15 @@ import orjson
 
 from jobs.contracts.artifacts import BASE_KEY, MARKER, artifact_key
 from jobs.contracts.errors import ConfigError, MissingInputError, UsageError
+from jobs.contracts.markers import read_marker
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.files import scratch_folder
 from jobs.production import bring_adapter, records
 from jobs.retrieval.query import Hit, Mode, Passage, Query
-from jobs.runner import read_marker
 
 if TYPE_CHECKING:
+    from jobs.ml.base_model import Base
     from jobs.ml.vector_index import Index
 
 Source = tuple[Hit, Passage]
@@ -157,20 +158,25 @@ class Answerer(AbstractContextManager["Answerer"]):
 
     # ---- the model
 
-    def _base(self) -> Any:
-        """The base model that is wanted, or the archive's; None, with a note, where there is none."""
+    def _base(self) -> Base | None:
+        """The base model that is wanted, the archive's, or the adapter's; None, with a note, where there is none."""
         from jobs.ml.base_model import find_base
+        from jobs.ml.checkpoint_files import base_of
 
         wanted = self._wanted
         settled: Json = {}
         if self._store is not None and self._store.exists(BASE_KEY):
             settled = orjson.loads(self._store.get(BASE_KEY))
         name = wanted.base or settled.get("base")
-        if not name:
+        if not name and wanted.adapter is None:
             self._notes.append("there is no base model yet: these are the sources alone")
             return None
-        known = settled.get("revision") if name == settled.get("base") else None
-        base = find_base(name, wanted.revision or known, options=self._options)
+        known = settled.get("revision") if name and name == settled.get("base") else None
+        revision = wanted.revision or known
+        if wanted.adapter is None:
+            base = find_base(name, revision, options=self._options)
+        else:
+            base = base_of(wanted.adapter, name, revision, options=self._options)
         if settled and base.digest != settled["digest"]:
             raise ConfigError(
                 f"the archive's adapters are of another base model: its digest is {settled['digest']} "
@@ -180,13 +186,13 @@ class Answerer(AbstractContextManager["Answerer"]):
             )
         return base
 
-    def _generate(self, base: Any, asked: Asked, sources: Sequence[Source]) -> tuple[str, Json]:
+    def _generate(self, base: Base, asked: Asked, sources: Sequence[Source]) -> tuple[str, Json]:
         from jobs.ml.adapter_switch import AdapterSwitch
         from jobs.ml.base_model import load_encoder, load_model, num_positions
         from jobs.ml.devices import choose_device
         from jobs.ml.generation import generate
 
-        folder, digest = self._adapter()
+        folder, digest = self._adapter(base)
         model = load_model(base, device=choose_device(self._wanted.device), precision="bf16")
         model = AdapterSwitch(model, base).use(folder)
         encoder = load_encoder(base)
@@ -195,14 +201,17 @@ class Answerer(AbstractContextManager["Answerer"]):
         (text,) = generate(model, encoder, [prompt], max_new_tokens=asked.max_new_tokens)
         return text, {"base": base.name, "base_digest": base.digest, "adapter": digest}
 
-    def _adapter(self) -> tuple[Path | None, str | None]:
+    def _adapter(self, base: Base) -> tuple[Path | None, str | None]:
         """The adapter that is wanted, or in service, and its digest; None for the bare base model."""
         from jobs.ml.adapter_files import adapter_digest
+        from jobs.ml.checkpoint_files import as_adapter
 
         if self._wanted.base_only:
             return None, None
         if self._wanted.adapter is not None:
-            return self._wanted.adapter, adapter_digest(self._wanted.adapter)
+            own, note = as_adapter(self._wanted.adapter, base, self._scratch)
+            self._notes += [f"{self._wanted.adapter}: {note}"] if note else []
+            return own, adapter_digest(own)
         newest = None
         for record in records(self._store) if self._store is not None else ():
             newest = record

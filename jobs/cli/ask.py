@@ -36,9 +36,14 @@ _TURNING = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "P
 @click.option("--sources-only", is_flag=True, help="Show the mails that were found; no model answers.")
 @click.option("--base-only", is_flag=True, help="Answer by the bare base model.")
 @click.option(
-    "--adapter", type=options.Place(path_type=Path), help="Folder of an adapter.  [default: the one in service]"
+    "--adapter",
+    type=options.Place(path_type=Path),
+    metavar="PATH",
+    help="An adapter: a folder, ours or PEFT's, or step_<n>.safetensors.  [default: the one in service]",
 )
-@click.option("--base", help="Base model: a name on the hub, a folder, or s3://.  [default: the archive's]")
+@click.option(
+    "--base", help="Base model: a name on the hub, a folder, or s3://.  [default: the archive's, or the adapter's]"
+)
 @click.option("--revision", help="Its commit on the hub.")
 @click.option(
     "--vector-db", type=options.Place(path_type=Path), help="Folder of an index.  [default: vector_db, if it is there]"

@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command(name="export")
-@click.option("--adapter", type=options.Place(path_type=Path), metavar="DIR", help="The adapter, as a folder.")
+@click.option(
+    "--adapter",
+    type=options.Place(path_type=Path),
+    metavar="PATH",
+    help="The adapter: a folder, ours or PEFT's, or step_<n>.safetensors with its settings beside it.",
+)
+@click.option("--base", help="With --adapter: its base model.  [default: as the adapter says]")
+@click.option("--revision", help="With --adapter: commit of the base model on the hub.")
 @click.option(
     "--decision", type=options.PATH, help="With --adapter: the decision.json that chose it, for the card's scores."
 )
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 def command(
     *,
     adapter: Path | None,
+    base: str | None,
+    revision: str | None,
     decision: Path | None,
     store: str | None,
     seq: int | None,
@@ -43,7 +52,7 @@ def command(
     """
     from jobs.files import read_json, scratch_folder
 
-    if options.is_store_alone(store, "adapter", "decision"):
+    if options.is_store_alone(store, "adapter", "base", "revision", "decision"):
         if seq is not None and cycle is not None:
             raise UsageError("both --seq and --cycle are given", hint="leave one out")
         from jobs.contracts.store import StoreOptions, open_store
@@ -63,7 +72,24 @@ def command(
         raise UsageError("needs an adapter", hint="--adapter DIR, or --store for the one in service")
     if seq is not None or cycle is not None:
         raise UsageError("--seq and --cycle are for a store", hint="name it with --store")
-    _export(adapter, output, {}, read_json(decision) if decision else None)
+    with scratch_folder("refrain-export-") as scratch:
+        folder = _own(adapter, base, revision, scratch)
+        _export(folder, output, {}, read_json(decision) if decision else None)
+
+
+def _own(adapter: Path, base: str | None, revision: str | None, scratch: Path) -> Path:
+    """The adapter as a folder of ours; the base model is looked at where it is named, or the adapter is not ours."""
+    from jobs.contracts.store import StoreOptions
+    from jobs.ml.adapter_files import ORIGIN
+    from jobs.ml.checkpoint_files import as_adapter, base_of
+
+    if base is None and (adapter / ORIGIN).is_file():
+        return adapter
+    found = base_of(adapter, base, revision, options=StoreOptions.from_environment())
+    folder, note = as_adapter(adapter, found, scratch)
+    if note:
+        click.echo(f"refrain: note: {adapter}: {note}", err=True)
+    return folder
 
 
 def _export(folder: Path, output: Path, facts: Json, decision: Json | None) -> None:

@@ -18,6 +18,7 @@ from jobs.contracts.errors import InputError, MissingInputError, UsageError
 from jobs.contracts.records import Json
 from jobs.files import atomic_output, read_json, scratch_folder, write_json
 from jobs.items import COMPLETE, file_digest, verify
+from jobs.ml.checkpoint_files import settings_beside
 from jobs.production import move_link
 from jobs.selection.report import sentence_of, table_of
 from jobs.stages import Inputs, Outputs, settings_of
@@ -235,20 +236,14 @@ def _require_whole(place: Path) -> None:
     if place.is_dir():
         if (place / COMPLETE).is_file():
             verify(place)
-    elif config_of(place) is None:
+    elif settings_beside(place) is None:
         hint = f"put adapter_config.json, or {place.stem}.json, into the same folder"
         raise MissingInputError("the checkpoint has no settings beside it", where=str(place), hint=hint)
 
 
-def config_of(flat: Path) -> Path | None:
-    """The settings of a flat `step_1000.safetensors`; None where there are none beside it."""
-    names = (f"{flat.stem}.json", f"{flat.stem}_config.json", f"{flat.stem}.config.json", "adapter_config.json")
-    return next((flat.with_name(name) for name in names if flat.with_name(name).is_file()), None)
-
-
 def _freeze(place: Path) -> Json:
     """Make a checkpoint's files read-only, and its folder too; their digests."""
-    settings = config_of(place) if place.is_file() else None
+    settings = settings_beside(place) if place.is_file() else None
     paths = sorted(one for one in place.rglob("*") if one.is_file()) if place.is_dir() else [place]
     paths += [settings] if settings else []
     root = place if place.is_dir() else place.parent
@@ -281,7 +276,7 @@ def _trainer_state(files: Files) -> Path:
 def _checkpoints(folder: Path) -> list[tuple[Path, int]]:
     """Checkpoints in a folder, step_12, checkpoint-12 or flat step_12.safetensors, by step."""
     found = [(path, int(match[1])) for path in folder.iterdir() if (match := _STEP.match(path.name))]
-    usable = [(path, step) for path, step in found if path.is_dir() or config_of(path)]
+    usable = [(path, step) for path, step in found if path.is_dir() or settings_beside(path)]
     return sorted(usable, key=lambda one: (one[1], one[0].name))
 
 

@@ -26,7 +26,8 @@ ORIGIN = "refrain.json"
 CARD = "README.md"
 
 _ORIGIN_FIELDS = ("base", "revision", "base_digest", "tokenizer_digest", "template_digest")
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl")
+_PICKLED = (".bin", ".pt", ".pth", ".pkl")
+_PICKLES = tuple(f"*{suffix}" for suffix in _PICKLED)
 _KEPT = ("r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "fan_in_fan_out")
 """What we set of PEFT's settings; the others say by their absence that they are at rest."""
 _AT_REST = {
@@ -66,16 +67,27 @@ def require_files(folder: Path) -> None:
     """MissingInputError where a file of an adapter is missing; InputError where its weights are pickled or damaged."""
     if not folder.is_dir():
         raise MissingInputError("no such folder", where=str(folder), hint="name an adapter's folder")
-    if not (folder / WEIGHTS).is_file() and any(path for kind in _PICKLES for path in folder.glob(kind)):
-        raise InputError(
-            "its weights are pickled, and pickles are never loaded: they can run any code",
-            where=str(folder),
-            hint="save it again where it is safe, with save_pretrained(…)",
-        )
-    for name in (WEIGHTS, CONFIG, ORIGIN):
+    require_weights(folder / WEIGHTS)
+    for name in (CONFIG, ORIGIN):
         if not (folder / name).is_file():
             raise MissingInputError(f"not an adapter of ours: there is no {name}", where=str(folder))
-    require_whole(folder / WEIGHTS)
+
+
+def require_weights(path: Path) -> None:
+    """MissingInputError where a file of weights is missing; InputError where it is pickled or damaged.
+
+    Pickles that stand where it is missing are told of.
+    """
+    beside = [] if path.is_file() else [one for kind in _PICKLES for one in path.parent.glob(kind)]
+    if path.suffix in _PICKLED or beside:
+        raise InputError(
+            "its weights are pickled, and pickles are never loaded: they can run any code",
+            where=str(beside[0] if beside else path),
+            hint="save it again where it is safe, with save_pretrained(…)",
+        )
+    if not path.is_file():
+        raise MissingInputError(f"no adapter: there is no {path.name}", where=str(path.parent))
+    require_whole(path)
 
 
 def require_adapter(folder: Path, base: Base) -> Json:

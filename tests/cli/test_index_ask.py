@@ -165,6 +165,20 @@ def test_the_adapter_in_service_answers(
     own = asked(capfd, "--store", url, "--max-new-tokens", 8, "--adapter", here / "step_1")
     assert own["answer"] == got["answer"]
     assert refrain("ask", "who?", "--store", url, "--base-only", "--adapter", here / "step_1") == 2
+    for name, copy in (("adapter_model.safetensors", "step_1000.safetensors"), ("adapter_config.json",) * 2):
+        (here / copy).write_bytes((here / "step_1" / name).read_bytes())
+    flat = asked(capfd, "--store", url, "--max-new-tokens", 8, "--adapter", here / "step_1000.safetensors")
+    assert (flat["answer"], flat["model"]) == (got["answer"], got["model"])
+    (note,) = flat["notes"]
+    assert "step_1000.safetensors: it does not say which base model it is of" in note
+
+
+def test_the_base_of_an_adapter_answers_without_an_archive(
+    archive: Archive, base: Path, here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    digest = promote_an_adapter(archive, base, here)
+    got = asked(capfd, "--max-new-tokens", 8, "--adapter", here / "step_1")
+    assert (got["model"]["base"], got["model"]["adapter"]) == (str(base), digest)
 
 
 def promote_an_adapter(archive: Archive, base: Path, folder: Path) -> str:

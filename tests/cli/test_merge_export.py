@@ -99,6 +99,86 @@ def test_another_base_is_refused(base, adapter, tmp_path, capfd):
     assert not (tmp_path / "merged").exists()
 
 
+def taken_apart(adapter: Path, folder: Path, kind: str, **settings: object) -> Path:
+    """The adapter as others leave theirs: without refrain.json, as PEFT's folder or as a flat file."""
+    folder.mkdir(exist_ok=True)
+    names = {
+        "folder": ("checkpoint-3/adapter_model.safetensors", "checkpoint-3/adapter_config.json"),
+        "flat": ("step_1000.safetensors", "adapter_config.json"),
+        "flat, settings of its own": ("step_1000.safetensors", "step_1000.json"),
+    }[kind]
+    said = json.loads((adapter / "adapter_config.json").read_text())
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+    (folder / names[0]).write_bytes((adapter / "adapter_model.safetensors").read_bytes())
+    (folder / names[1]).write_text(json.dumps(said | settings))
+    return folder / "checkpoint-3" if kind == "folder" else folder / names[0]
+
+
+KINDS = ["folder", "flat", "flat, settings of its own"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_of_others_are_merged_as_ours(base, adapter, tmp_path, capfd, kind):
+    theirs = taken_apart(adapter[0], tmp_path / "theirs", kind)
+    before = sorted(path.name for path in (tmp_path / "theirs").rglob("*"))
+    assert refrain("merge", "--adapter", theirs, "--base", base.folder, "--out", tmp_path / "merged") == 0
+    told = capfd.readouterr().err
+    assert f"{theirs}: it does not say which base model it is of: it is taken for one of {base.folder}" in told
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
+    torch.testing.assert_close(logits(merged), beside(base, adapter[0]), atol=1e-5, rtol=1e-4)
+    said = json.loads((tmp_path / "merged/refrain.json").read_text())
+    assert (said["adapter_sha256"], said["base_digest"]) == (adapter[1], base.digest)
+    assert sorted(path.name for path in (tmp_path / "theirs").rglob("*")) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_base_of_an_adapter_of_others_is_what_peft_wrote(base, adapter, tmp_path, capfd, kind):
+    named = taken_apart(adapter[0], tmp_path / "named", kind, base_model_name_or_path=str(base.folder), revision="main")
+    assert refrain("merge", "--adapter", named, "--out", tmp_path / "merged") == 0
+    unnamed = taken_apart(adapter[0], tmp_path / "unnamed", kind, base_model_name_or_path=None)
+    assert refrain("merge", "--adapter", unnamed, "--out", tmp_path / "other") == 2
+    told = capfd.readouterr().err
+    assert f"{unnamed}: the adapter does not say which base model it is of\n  name it: --base" in told
+    assert refrain("export", "--adapter", unnamed, "--output", tmp_path / "other") == 2
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_of_others_are_exported_as_ours(base, adapter, tmp_path, kind):
+    theirs = taken_apart(adapter[0], tmp_path / "theirs", kind)
+    (tmp_path / "decision.json").write_bytes(orjson.dumps(decision(adapter[1])))
+    flags = ["--adapter", theirs, "--base", base.folder, "--decision", tmp_path / "decision.json"]
+    assert refrain("export", *flags, "-o", tmp_path / "out") == 0
+    assert torch.equal(beside(base, tmp_path / "out"), beside(base, adapter[0]))
+    assert card(tmp_path / "out")[0]["refrain"]["base_digest"] == base.digest
+
+
+def test_a_base_that_is_named_is_checked_by_export_too(base, adapter, tmp_path, capfd):
+    other = tiny_base(tmp_path / "other", ["something else"], seed=1)
+    assert refrain("export", "--adapter", adapter[0], "--base", other, "-o", tmp_path / "out") == 78
+    assert "another base model" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("harm", "code", "told"),
+    [
+        (lambda flat: flat.with_name("adapter_config.json").unlink(), 66, "its settings are not beside it"),
+        (lambda flat: flat.write_bytes(flat.read_bytes()[:-9]), 65, "damaged or cut short"),
+        (lambda flat: flat.rename(flat.with_suffix(".bin")), 65, "pickles are never loaded"),
+        (lambda flat: flat.unlink(), 66, "there is no step_1000.safetensors"),
+        (lambda flat: flat.with_name("adapter_config.json").write_text('{"peft_type": "IA3"}'), 65, "not a LoRA"),
+    ],
+)
+def test_flat_files_that_are_no_adapter(base, adapter, tmp_path, capfd, harm, code, told):
+    flat = taken_apart(adapter[0], tmp_path / "theirs", "flat")
+    harm(flat)
+    assert refrain("merge", "--adapter", flat, "--base", base.folder, "--out", tmp_path / "merged") == code
+    assert told in (said := capfd.readouterr().err)
+    assert str(tmp_path / "theirs") in said
+    assert not (tmp_path / "merged").exists()
+
+
 def decision(sha256: str, **fields: object) -> dict[str, object]:
     winner = {"path": "step_3", "sha256": sha256, "scores": {"val_perplexity": 12.34567, "rag_accuracy_at_5": None}}
     said = {"format": 1, "outcome": "Promote", "message": "step_3 is better by 4.2%", "metric": "val_perplexity"}
