@@ -21,6 +21,7 @@ from jobs.assignments.archive import Archive
 from jobs.contracts import stages
 from jobs.contracts.artifacts import ARTIFACTS, artifact_key, marker_key
 from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, UsageError
+from jobs.contracts.markers import read_marker
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store, StoreOptions
 from jobs.files import scratch_folder
@@ -127,15 +128,6 @@ def _has_sources(store: Store, cycle: str) -> bool:
     """Whether the cycle was given mail to read; one without works on what the log holds."""
     marker = read_marker(store, "parse", cycle)
     return marker is not None and marker["result"]["num_sources"] > 0
-
-
-def read_marker(store: Store, stage: str, cycle: str, attempt: int = 0) -> Json | None:
-    """The marker of a finished stage; None where it has not finished."""
-    key = marker_key(cycle, stage, attempt)
-    if not store.exists(key):
-        return None
-    marker: Json = orjson.loads(store.get(key))
-    return marker
 
 
 def _settings(config: Any) -> Json:

@@ -127,7 +127,8 @@ def _opened(url: str, *, read_only: bool) -> Store:
 
 def _newest_attempt(url: str, cycle: str) -> int:
     """The attempt that the decisions lead to; of those that an earlier run of the cycle has left behind, none."""
-    from jobs.runner import read_marker, require_cycle_name
+    from jobs.contracts.markers import read_marker
+    from jobs.runner import require_cycle_name
 
     require_cycle_name(cycle)
     store, attempt = _opened(url, read_only=True), 0

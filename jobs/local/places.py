@@ -13,8 +13,8 @@ from jobs.contracts.artifacts import BASE_KEY
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.cycle.data import Source, StoreSpec
 from jobs.contracts.cycle.learning import ModelSpec
+from jobs.contracts.markers import read_marker
 from jobs.contracts.store import Store, StoreOptions, store_folder
-from jobs.runner import read_marker
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 USES_BASE = frozenset({"split", "train", "evaluate"})

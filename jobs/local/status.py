@@ -9,12 +9,12 @@ import orjson
 
 from jobs.contracts.artifacts import finished_key
 from jobs.contracts.cycle.status import ENDED, State
+from jobs.contracts.markers import read_marker
 from jobs.contracts.progression import FIRST_STEP, Step, ended_as, is_waiting, next_step, why_skipped
 from jobs.contracts.records import Json
 from jobs.contracts.stages import STAGES
 from jobs.contracts.store import Store
 from jobs.production import incumbent_of
-from jobs.runner import read_marker
 
 
 @dataclass(slots=True)

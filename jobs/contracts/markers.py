@@ -1,0 +1,36 @@
+"""Markers: what a stage leaves in the store when it has finished, its result in it (written by `jobs.runner`)."""
+
+from __future__ import annotations
+
+import orjson
+
+from jobs.contracts.artifacts import finished_key, marker_key
+from jobs.contracts.records import Json
+from jobs.contracts.stages import stage as stage_row
+from jobs.contracts.store import Store
+
+
+def read_marker(store: Store, stage: str, cycle: str, attempt: int = 0) -> Json | None:
+    """The marker of a finished stage; None where it has not finished."""
+    key = marker_key(cycle, stage, attempt)
+    if not store.exists(key):
+        return None
+    marker: Json = orjson.loads(store.get(key))
+    return marker
+
+
+def read_result(store: Store, stage: str, cycle: str, attempt: int = 0) -> Json | None:
+    """What a stage gave back in an attempt of a cycle, also where the cycle's end is all that was kept of it.
+
+    None where it has not finished. Stages that no attempt repeats have one result for all.
+    """
+    is_repeated = stage_row(stage).is_retrained
+    marker = read_marker(store, stage, cycle, attempt if is_repeated else 0)
+    if marker is not None:
+        result: Json = marker["result"]
+        return result
+    if not store.exists(finished_key(cycle)):
+        return None
+    told: list[Json] = orjson.loads(store.get(finished_key(cycle)))["stages"]
+    of_stage = (one for one in told if one["name"] == stage and (not is_repeated or one["attempt"] == attempt))
+    return next((one["result"] for one in of_stage), None)
