@@ -96,9 +96,7 @@ def train_adapter(
             checkpoints.abandon()
             raise
         checkpoints.finish()
-    if trainer.told_to_stop and not _is_over(trainer):
-        at = f"at step {trainer.run_state.step} of {len(run.data.steps)}"
-        raise StoppedError(f"told to stop {at}; all is saved", hint="the same command again goes on from there")
+    _require_end(trainer)
     _require_seen(trainer.run_state, run.data)
     return Outcome(_trainer_state(run, trainer.run_state, start, due), trainer.run_state.step, start.num_trainable)
 
@@ -126,7 +124,10 @@ def _first_process(
 
 
 def follow(device_kind: str | None, scratch: Path, should_stop: Callable[[], bool]) -> None:
-    """What all processes but the first do: take what that one sends, and train with it. They write nothing."""
+    """What all processes but the first do: take what that one sends, and train with it. They write nothing.
+
+    Raises StoppedError where any of the processes was told to stop: none of them must pass for one that is done.
+    """
     with joined(choose_device(device_kind).type) as world:
         folder = world.share_folder(scratch / "job")
         said = read_json(folder / _JOB)
@@ -140,7 +141,8 @@ def follow(device_kind: str | None, scratch: Path, should_stop: Callable[[], boo
         wanted = _wanted(run, device)
         start = resumed_start(wanted, folder / _START) if said["has_start"] else fresh_start(wanted)
         others: dict[str, Any] = {"should_stop": should_stop, "resume_from": folder / _START if state.step else None}
-        _train(run, start, state, world=world, device=device, scratch=scratch, **others)
+        trainer = _train(run, start, state, world=world, device=device, scratch=scratch, **others)
+    _require_end(trainer)
 
 
 def _share(run: Run, world: World, state: TrainingState, start: Path | None, scratch: Path) -> None:
@@ -186,6 +188,13 @@ def _train(
             if trainer.told_to_stop and trainer.state.global_step > trainer.saved_step:
                 trainer.save(is_settled=False)
     return trainer
+
+
+def _require_end(trainer: StepTrainer) -> None:
+    """StoppedError, in every process, where one was told to stop before the end."""
+    if trainer.told_to_stop and not _is_over(trainer):
+        at = f"at step {trainer.run_state.step} of {len(trainer.data.steps)}"
+        raise StoppedError(f"told to stop {at}; all is saved", hint="the same command again goes on from there")
 
 
 def _is_over(trainer: StepTrainer) -> bool:
