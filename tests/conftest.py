@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ SERVERS = Path(__file__).parent / "servers"
 pytest_plugins = [
     f"servers.{name}" for name in ("moto", "minio", "stores", "proxy", "dovecot") if (SERVERS / f"{name}.py").exists()
 ]
-pytest_plugins += ["cluster.control_plane", "cluster.kubelet"]
+pytest_plugins += ["cluster.control_plane", "cluster.kubelet", "cluster.api_proxy"]
 
 CORPORA = Path(__file__).resolve().parents[2] / "shared" / "corpora"
 
@@ -34,6 +35,14 @@ def corpora() -> Path:
     """The folder of real mail beside the project; the test is skipped where it is missing."""
     require(CORPORA.is_dir(), "no real mail: ../shared/corpora is not there")
     return CORPORA
+
+
+@pytest.fixture
+def limit_files() -> Iterator[Callable[[int], None]]:
+    """From a call on no file of this process may have more bytes than that, as on a full disk; until the test ends."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda num_bytes: resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 Refrain = Callable[..., "subprocess.CompletedProcess[str]"]

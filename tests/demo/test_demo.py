@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import mailbox
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,14 @@ def decisions(folder: Path, row: dict) -> list[dict]:
     return [json.loads((archive / key).read_text()) for key in keys]
 
 
+def require_sources(answer: str, weeks: Path) -> None:
+    """Below an answer stand the mails that it drew on, each one of the weeks'."""
+    _, sources = answer.split("\nSources\n")
+    found = re.findall(r"(<\S+>)  score", sources)
+    assert len(set(found)) == 5
+    assert set(found) <= {mail["Message-ID"] for mbox in weeks.glob("*.mbox") for mail in mailbox.mbox(mbox)}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_with_another_seed_the_gate_promotes_one_and_keeps_one_out(tmp_path, capsys):
@@ -81,5 +91,7 @@ def test_with_another_seed_the_gate_promotes_one_and_keeps_one_out(tmp_path, cap
         assert last["outcome"] == "KeepIncumbent"
         assert last["reason"] in {"NotBetter", "GuardWorse"}
         assert last["num_threads"] >= Gate().min_threads
-    assert (tmp_path / "answer.txt").read_text().strip()
     assert table(rows) in run.stdout
+    require_sources((tmp_path / "answer.txt").read_text(), tmp_path / "mail" / "weeks")
+    assert "\nSources\n" in run.stdout
+    assert "What next?" in run.stdout

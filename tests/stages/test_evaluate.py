@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,32 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def found(world: World) -> dict[str, Any]:
-    return world.run(world.folder / "eval_results.json")
+def calls() -> Counter[str]:
+    """What is costly, as often as `found` did it."""
+    return Counter()
+
+
+@pytest.fixture(scope="module")
+def found(world: World, calls: Counter[str]) -> dict[str, Any]:
+    from transformers import PreTrainedModel
+
+    from jobs.ml import evaluating
+    from jobs.ml.embedding import Embedder
+
+    with pytest.MonkeyPatch.context() as patch:
+        for owner, name in ((evaluating, "load_model"), (Embedder, "documents"), (Embedder, "queries")):
+            patch.setattr(owner, name, counted(calls, name, getattr(owner, name)))
+        from_files = counted(calls, "from_pretrained", PreTrainedModel.from_pretrained.__func__)
+        patch.setattr(PreTrainedModel, "from_pretrained", classmethod(from_files))
+        return world.run(world.folder / "eval_results.json")
+
+
+def counted(calls: Counter[str], name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        calls[name] += 1
+        return function(*args, **kwargs)
+
+    return call
 
 
 def all_entries(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -190,6 +215,25 @@ def test_the_incumbents_row_is_the_winners_of_the_cycle_before(
     assert {name: value for name, value in after.items() if name not in who} == {
         name: value for name, value in before.items() if name not in who
     }
+
+
+def test_all_are_scored_in_one_load_of_the_base_and_no_mail_is_embedded_again(
+    found: dict[str, Any], calls: Counter[str]
+) -> None:
+    """transformers loads the base model, and the embedding model for the questions, each once."""
+    assert len(list(all_entries(found))) == 4
+    assert calls["load_model"] == 1
+    assert calls["from_pretrained"] == 2
+    assert calls["documents"] == 0
+    assert calls["queries"] > 0
+
+
+def test_rag_accuracy_is_in_the_metric_that_was_named(world: World, found: dict[str, Any], tmp_path: Path) -> None:
+    again = world.without("test_set").without("incumbent").run(tmp_path / "out.json", rag_metric="bleu", max_queries=16)
+    for metric, results in (("token_f1", found), ("bleu", again)):
+        assert results["rag_metric"] == metric
+        assert all(entry["rag_accuracy_at_5"] == entry[metric] for entry in all_entries(results))
+        assert 0 < results["base"]["bleu"] != results["base"]["token_f1"] > 0
 
 
 def test_recall_by_mode_and_by_chance(found: dict[str, Any]) -> None:

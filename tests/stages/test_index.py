@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from ml.tiny_embedder import tiny_embedder
 from splitting import mail, messages, split, tree
 
 from jobs.assignments.archive import Archive
-from jobs.contracts.errors import ConfigError, MissingInputError
+from jobs.contracts.errors import ConfigError, MissingInputError, OutputError
 from jobs.intake.exports import export_all, export_split
 from jobs.ml.embedding import Embedder
 from jobs.ml.vector_index import Index
@@ -125,6 +126,32 @@ def test_a_stopped_run_goes_on_and_leaves_the_same_bytes(
     assert len(tree(tmp_path / "archive" / "index")) == 3
     assert indexed(archive, model, tmp_path / "index.json") == expected
     assert len(calls) == expected["num_parts"] + 1 > 6
+    assert tree(tmp_path / "archive" / "index") == tree(tmp_path / "undisturbed" / "index")
+    assert (tmp_path / "index.json").read_bytes() == (tmp_path / "expected.json").read_bytes()
+
+
+def test_a_full_disk_loses_nothing(
+    archive: Archive, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit_files: Any
+) -> None:
+    monkeypatch.setattr(index, "MESSAGES_PER_PART", 7)
+    undisturbed = import_weeks(Archive.open((tmp_path / "undisturbed").as_uri()), tmp_path, 0, 1)
+    expected = indexed(undisturbed, model, tmp_path / "expected.json")
+    own, calls = Embedder.documents, []
+
+    def documents(self: Embedder, *more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 4:
+            limit_files(1000)
+        return own(self, *more)
+
+    monkeypatch.setattr(Embedder, "documents", documents)
+    with pytest.raises(OutputError, match=r"too large|space"):
+        indexed(archive, model, tmp_path / "index.json")
+    assert not (tmp_path / "index.json").exists()
+    assert len(tree(tmp_path / "archive" / "index")) == 3
+    limit_files(resource.RLIM_INFINITY)
+    assert indexed(archive, model, tmp_path / "index.json") == expected
+    assert len(calls) == expected["num_parts"] + 1
     assert tree(tmp_path / "archive" / "index") == tree(tmp_path / "undisturbed" / "index")
     assert (tmp_path / "index.json").read_bytes() == (tmp_path / "expected.json").read_bytes()
 

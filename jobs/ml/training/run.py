@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import integrations
 
-from jobs.contracts.errors import ConfigError, IntegrityError, RefrainError, StoppedError
+from jobs.contracts.errors import ConfigError, IntegrityError, StoppedError
 from jobs.contracts.records import Json
 from jobs.files import read_json, write_json
 from jobs.items import Items
@@ -176,7 +177,7 @@ def _train(
     loss_model = LossModel(start.peft_model)
     if run.settings.shard_model:
         shard(loss_model, device, world.size)
-    with quiet_libraries(), _reported(run.settings.report_to), _memory_told():
+    with quiet_libraries(), _memory_told():
         trainer = StepTrainer(
             loss_model, run.data, settings=run.settings, state=state, world=world, device=device, **others
         )
@@ -203,6 +204,7 @@ def _is_over(trainer: StepTrainer) -> bool:
 
 
 def _prepare(run: Run) -> torch.device:
+    _require_tools(run.settings.report_to)
     chosen = choose_device(run.device)
     make_deterministic(run.settings.seed)
     if chosen.type == "cuda":
@@ -286,16 +288,13 @@ def _told_where_to_log(run: Run) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _reported(report_to: Sequence[str]) -> Iterator[None]:
-    """ConfigError where a tool that metrics are to be sent to is not installed."""
-    try:
-        yield
-    except (RuntimeError, ImportError) as error:
-        if isinstance(error, RefrainError) or not any(f"requires {name}" in str(error) for name in report_to):
-            raise
-        names = ", ".join(report_to)
-        raise ConfigError(str(error), where="report_to", hint=f"pip install {names}, or leave it out") from error
+def _require_tools(report_to: Sequence[str]) -> None:
+    """ConfigError where a tool that metrics are to be sent to is not installed, as transformers sees it."""
+    for name in report_to:
+        if not getattr(integrations, f"is_{name}_available")():
+            raise ConfigError(
+                f"{name} is not installed", where="report_to", hint=f"pip install {name}, or leave it out"
+            )
 
 
 @contextmanager

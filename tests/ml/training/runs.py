@@ -34,6 +34,7 @@ ADAPTER: dict[str, Any] = {
     "dropout": 0.1,
     "target_modules": "all-linear",
     "gradient_checkpointing": False,
+    "quantization": None,
 }
 WEIGHTS = "adapter_model.safetensors"
 

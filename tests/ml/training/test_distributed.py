@@ -28,10 +28,10 @@ SETTINGS: dict[str, Any] = {"dropout": 0.0, "precision": "fp32", "micro_batch_to
 
 @pytest.fixture(scope="module")
 def data(chunks: Any, encoder: Any) -> Any:
-    """Batches of 5 and 1 chunks, two to a step: of the latter, one process has nothing."""
+    """Epochs of 5 and of 3 batches, of 5 and 1 chunks, two to a step: of the last one, one process has nothing."""
     picked = [chunk.chunk_id for chunk in of_train(chunks, 14)]
     batches = [picked[:5], picked[5:6], picked[6:11], picked[11:12], picked[12:14]]
-    return data_of(chunks, encoder, schedule(batches, batches[::-1]), accumulation=2, num_val=5)
+    return data_of(chunks, encoder, schedule(batches, batches[3:0:-1]), accumulation=2, num_val=5)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def require_planned(folder: Path, data: Any) -> None:
 def test_copies_make_the_update_of_one_process(base: Any, data: Any, alone: Any, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     outcome = train(base, data, folder, processes=2, **SETTINGS)
-    assert outcome.num_steps == len(data.steps) == 6
+    assert outcome.num_steps == len(data.steps) == 3 + 2
     assert LocalItems(folder).names() == LocalItems(alone[0]).names()
     require_planned(folder, data)
     assert distance(folder, alone[0]) < 1e-5
@@ -111,7 +111,7 @@ def test_one_model_cut_in_two(
         asked[0] += 1
         return asked[0] == 4
 
-    with pytest.raises(StoppedError, match="told to stop at step 4 of 6"):
+    with pytest.raises(StoppedError, match="told to stop at step 4 of 5"):
         train(base, data, folder, processes=2, shard_model=True, should_stop=should_stop, **SETTINGS)
     outcome = train(base, data, folder, processes=2, shard_model=True, **SETTINGS)
     assert len(found) == 2
@@ -121,9 +121,10 @@ def test_one_model_cut_in_two(
     assert losses(outcome) == pytest.approx(losses(alone[1]), rel=1e-5)
 
 
-def test_a_process_that_is_lost_ends_the_training(
-    base: Any, data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_is_lost_ends_the_training_and_it_goes_on(
+    base: Any, data: Any, alone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And the same command goes on from the newest checkpoint, to what an undisturbed run comes to."""
     children: list[int] = []
     original = world.subprocess.Popen
 
@@ -132,7 +133,6 @@ def test_a_process_that_is_lost_ends_the_training(
         children.append(child.pid)
         return child
 
-    monkeypatch.setattr(world.subprocess, "Popen", popen)
     step = StepTrainer.training_step
 
     def training_step(self: StepTrainer, *args: Any, **kwargs: Any) -> Any:
@@ -140,10 +140,20 @@ def test_a_process_that_is_lost_ends_the_training(
             os.kill(children[0], signal.SIGKILL)
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(StepTrainer, "training_step", training_step)
-    with pytest.raises(TransientError, match="another process of this training was lost"):
-        train(base, data, tmp_path / "run", processes=2, **SETTINGS)
-    assert LocalItems(tmp_path / "run").names() == ["step_3"]
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(world.subprocess, "Popen", popen)
+        patch.setattr(StepTrainer, "training_step", training_step)
+        with pytest.raises(TransientError, match="another process of this training was lost"):
+            train(base, data, folder, processes=2, **SETTINGS)
+    assert LocalItems(folder).names() == ["step_3"]
+    said: list[str] = []
+    outcome = train(base, data, folder, processes=2, say=said.append, **SETTINGS)
+    assert said == ["goes on from step 3 of 5"]
+    require_planned(folder, data)
+    assert LocalItems(folder).names() == LocalItems(alone[0]).names()
+    assert distance(folder, alone[0]) < 1e-5
+    assert losses(outcome) == pytest.approx(losses(alone[1]), rel=1e-5)
 
 
 def test_half_a_launcher_s_environment_is_refused(base: Any, data: Any, tmp_path: Path, monkeypatch: Any) -> None:

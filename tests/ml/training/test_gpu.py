@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,31 @@ def test_it_goes_on_to_the_same_bits(undisturbed: Any, gpu: str, base: Any, data
     resumed = train(base, data, tmp_path / "run", device=gpu, precision="bf16")
     assert resumed.trainer_state == outcome.trainer_state
     assert digest(tmp_path / "run") == digest(folder)
+
+
+def test_a_base_model_in_four_bits_is_learnt_on_and_gone_on_with(
+    gpu: str, base: Any, data: Any, tmp_path: Path
+) -> None:
+    if find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed")
+    settings: dict[str, Any] = {"device": gpu, "precision": "bf16", "quantization": "4bit"}
+    outcome = train(base, data, tmp_path / "undisturbed", **settings)
+    assert losses(outcome)[-1] < losses(outcome)[0] - 0.08
+    assert losses(outcome, "eval_loss")[-1] < losses(outcome)[0] - 0.08
+    asked: list[int] = []
+
+    def should_stop() -> bool:
+        asked.append(0)
+        return len(asked) == 6
+
+    with pytest.raises(StoppedError, match=r"told to stop at step [1-6] of 7"):
+        train(base, data, tmp_path / "run", should_stop=should_stop, **settings)
+    resumed = train(base, data, tmp_path / "run", **settings)
+    assert resumed.trainer_state == outcome.trainer_state
+    assert tree(tmp_path / "run") == tree(tmp_path / "undisturbed")
+    plain = train(base, data, tmp_path / "plain", **settings | {"quantization": None})
+    assert losses(plain)[0] == pytest.approx(losses(outcome)[0], rel=0.05)
+    assert losses(plain) != losses(outcome), "it was not quantised"
 
 
 def test_logits_are_never_all_in_memory(gpu: str) -> None:

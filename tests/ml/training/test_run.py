@@ -6,6 +6,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -436,16 +437,42 @@ def test_an_upload_that_fails_ends_the_run_and_the_next_one_goes_on(
     assert tree(folder) == tree(undisturbed[0])
 
 
-def test_a_full_disk(base: Any, data: Any, tmp_path: Path) -> None:
-    """A file may have 20,000 bytes here: an adapter of 24,576 does not fit."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
-    try:
-        with pytest.raises(OutputError, match="cannot be written"):
-            train(base, data, tmp_path / "run")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert LocalItems(tmp_path / "run").names() == []
+@pytest.mark.parametrize(
+    ("kept", "num_bytes", "file"),
+    [([], 20_000, WEIGHTS), (["step_3"], 40_000, "training_state/optimizer.safetensors")],
+    ids=["the-first-adapter", "the-second-optimiser"],
+)
+def test_a_full_disk_loses_nothing(
+    base: Any,
+    data: Any,
+    tmp_path: Path,
+    undisturbed: Any,
+    limit_files: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: list[str],
+    num_bytes: int,
+    file: str,
+) -> None:
+    """An adapter has some 27,000 bytes, its optimiser's moments some 50,000."""
+    folder, publish, said = tmp_path / "run", LocalItems.publish, []
+
+    def filling(self: LocalItems, name: str) -> None:
+        publish(self, name)
+        limit_files(num_bytes)
+
+    if kept:
+        monkeypatch.setattr(LocalItems, "publish", filling)
+    else:
+        limit_files(num_bytes)
+    with pytest.raises(OutputError, match="cannot be written") as caught:
+        train(base, data, folder)
+    assert caught.value.where.endswith(file)
+    assert LocalItems(folder).names() == kept
+    monkeypatch.undo()
+    limit_files(resource.RLIM_INFINITY)
+    train(base, data, folder, say=said.append)
+    assert said == ["goes on from step 3 of 7"] * len(kept)
+    assert tree(folder) == tree(undisturbed[0])
 
 
 class TestWarmStart:
@@ -471,6 +498,18 @@ class TestWarmStart:
         outcome = train(base, data, tmp_path / "run", start_from=adapter)
         assert losses(outcome)[-1] < losses(outcome)[0] - 0.05
         assert outcome.trainer_state["refrain"]["starts_from"] == "incumbent"
+
+    def test_what_the_incumbent_s_training_ended_with_is_not_gone_on_from(
+        self, base: Any, data: Any, undisturbed: Any, tmp_path: Path
+    ) -> None:
+        """Only its weights count: no moments, no step, no log."""
+        incumbent, bare = newest(undisturbed[0]), tmp_path / "bare"
+        shutil.copytree(incumbent, bare, ignore=shutil.ignore_patterns("training_state"))
+        assert (incumbent / "training_state").is_dir()
+        outcomes = [train(base, data, tmp_path / f"from_{one.name}", start_from=one) for one in (incumbent, bare)]
+        assert outcomes[0] == outcomes[1]
+        assert outcomes[0].num_steps == 7
+        assert digest(tmp_path / f"from_{incumbent.name}") == digest(tmp_path / "from_bare") != digest(undisturbed[0])
 
     def test_another_rank_is_refused(self, base: Any, data: Any, adapter: Path, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"(?s)has rank 4 and alpha 8, the settings say rank 8.*startFrom: Base"):
@@ -536,6 +575,18 @@ def test_gradient_checkpointing_changes_nothing_but_memory(base: Any, data: Any,
     train(base, data, tmp_path / "plain", dropout=0.0)
     train(base, data, tmp_path / "twice", dropout=0.0, gradient_checkpointing=True)
     assert relative_distance(tmp_path / "twice", tmp_path / "plain") < 1e-5
+
+
+@pytest.mark.parametrize("setting", [{"weight_decay": 1.0}, {"max_grad_norm": 1e-3}], ids=lambda one: next(iter(one)))
+def test_a_setting_of_the_optimiser_is_heeded(
+    base: Any, data: Any, undisturbed: Any, tmp_path: Path, setting: dict[str, float]
+) -> None:
+    train(base, data, tmp_path / "run", **setting)
+    assert digest(tmp_path / "run") != digest(undisturbed[0])
+    if "weight_decay" in setting:
+        found, before = (load_file(newest(one) / WEIGHTS) for one in (tmp_path / "run", undisturbed[0]))
+        size, size_before = (sum(float(one.square().sum()) for one in some.values()) for some in (found, before))
+        assert size < 0.95 * size_before
 
 
 def test_the_learning_rate_of_each_step_is_logged(undisturbed: Any) -> None:
