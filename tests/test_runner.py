@@ -13,9 +13,10 @@ from splitting import mail
 from jobs import runner
 from jobs.assignments.archive import Archive
 from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, StoppedError, UsageError
+from jobs.contracts.markers import read_marker
 from jobs.contracts.store import Store
 from jobs.items import StoreItems
-from jobs.runner import FINISHED_BEFORE, read_marker, run_in_store
+from jobs.runner import FINISHED_BEFORE, run_in_store
 from jobs.stages import Inputs, Outputs, how, parse, rehearse, sample, split, window
 
 CHAIN: list[tuple[str, Any]] = [

@@ -13,10 +13,11 @@ from selection.builders import decided, put_adapter, put_decision, write_adapter
 
 from jobs.assignments.archive import Archive
 from jobs.contracts.errors import ConfigError, InputError, IntegrityError, MissingInputError, OutputError
+from jobs.contracts.markers import read_marker
 from jobs.contracts.store import Store
 from jobs.items import seal
 from jobs.production import records, roll_back, rollback_target
-from jobs.runner import FINISHED_BEFORE, read_marker, run_in_store
+from jobs.runner import FINISHED_BEFORE, run_in_store
 from jobs.stages import Inputs, Outputs
 from jobs.stages.promote import LINK, Config, run
 
