@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jobs.assignments.archive import Archive
-from jobs.assignments.segment import SegmentHeader
+from jobs.assignments.checkpoint_form import Snapshot
+from jobs.assignments.segment import Head, SegmentHeader
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError, OutputError, UsageError
 from jobs.contracts.folder_store import LOCK, unless_unused
 from jobs.contracts.records import SPLITS, Json, short_digest
@@ -253,7 +254,20 @@ def _result(archive: Archive, cycle: str, num_mails: int) -> Json:
         "num_chunks": {split: _num_rows(own, "chunks", split) for split in SPLITS},
         "num_joins": _num_rows(own, "links", "links"),
         "num_exclusions": _num_rows(own, "exclusions", "exclusions"),
+        "log": _head_behind(snapshot, own),
     }
+
+
+def _head_behind(snapshot: Snapshot, own: Sequence[SegmentHeader]) -> Json | None:
+    """The log's head when the cycle had committed, whatever others have added since; None: the log is empty.
+
+    Of a cycle that has added nothing it is the newest segment.
+    """
+    if not snapshot.headers:
+        return None
+    last = own[-1] if own else snapshot.headers[-1]
+    behind = snapshot.headers[last.seq + 1 :]
+    return asdict(Head(last.seq, behind[0].prev_sha256 if behind else snapshot.head.sha256))
 
 
 def _num_rows(headers: Sequence[SegmentHeader], kind: str, name: str) -> int:

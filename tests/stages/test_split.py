@@ -334,6 +334,19 @@ def test_a_cycle_that_runs_again_finds_its_window(archive: Archive, tmp_path: Pa
     assert first["window_idx"] == 0
 
 
+def test_it_tells_the_log_s_head_behind_its_own_commits(archive: Archive, tmp_path: Path) -> None:
+    """Whatever others commit, before it is run again or in between: a restarted split tells what it told."""
+    assert split(archive, [], tmp_path)["log"] is None
+    mails = [mail("a@x", day="2024-01-02"), mail("b@x", day="2024-01-09")]
+    first = split(archive, mails, tmp_path, cycle="w1", window_period="week")
+    assert first["log"] == asdict(archive.log.head())
+    assert first["log"]["seq"] == 1
+    second = split(archive, [mail("c@x", day="2024-01-16")], tmp_path, cycle="w2")
+    assert second["log"] == asdict(archive.log.head())
+    assert split(Archive(archive.store), mails, tmp_path, cycle="w1")["log"] == first["log"]
+    assert split(Archive(archive.store), mails, tmp_path, cycle="w3")["log"] == second["log"], "nothing new: the newest"
+
+
 def test_undated_mail_takes_its_neighbour_s_date(archive: Archive, tmp_path: Path) -> None:
     undated = {"message_id": "b@x", "email_message": "From: ann@example.org\nMessage-ID: <b@x>\n\ntext\n"}
     first = {"message_id": "c@x", "email_message": "From: ann@example.org\nMessage-ID: <c@x>\n\ntext\n"}
