@@ -72,17 +72,18 @@ def command(
     from jobs.contracts.progression import Step
     from jobs.files import STANDARD
     from jobs.local.configs import Machine
-    from jobs.local.places import located
+    from jobs.local.places import located, reach
     from jobs.local.session import Session
 
     if only and until:
         raise UsageError("both --only and --until are given", hint="leave one out")
     if attempt and not only:
         raise UsageError("--attempt is for --only: a whole run knows its attempts itself")
+    cycle = located(load_cycle(file), Path.cwd() if file == STANDARD else file.parent)
     if only == "train" and is_follower():
+        reach(cycle.spec.store)  # a base model at s3:// comes from the same service
         take_part(device)
         return
-    cycle = located(load_cycle(file), Path.cwd() if file == STANDARD else file.parent)
     machine = Machine(workers=workers, device=device, progress_port=progress_port)
     url = store or cycle.spec.archive_url
     session = Session(cycle, url, _say, machine, again=again, cleanup=not no_cleanup)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,20 @@ def test_a_failure_says_what_and_the_status_says_failed(place: Path, capfd: pyte
     assert "mail.mbox" in status["message"]
     assert "refrain: error: " in told.err
     assert not (place / "store").exists(), "a run that wrote nothing leaves nothing"
+
+
+def test_a_process_that_trains_along_learns_where_the_cycle_s_s3_service_is(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cycle(place / "cycle.yaml", store={"url": "s3://bucket", "endpoint": "http://minio:9000"})
+    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.setenv(name, "")  # so that what is set meanwhile is taken back
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("RANK", "1")
+    told: list[str | None] = []
+    monkeypatch.setattr("jobs.cli.run.take_part", lambda _device: told.append(os.environ.get("AWS_ENDPOINT_URL")))
+    assert run_main("run", place / "cycle.yaml", "--only", "train") == 0
+    assert told == ["http://minio:9000"]
 
 
 def test_too_little_mail_ends_well(place: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -10,12 +10,12 @@ import signal
 import sys
 import threading
 
-from jobs.contracts.errors import RefrainError
+from jobs.contracts.errors import RefrainError, StoppedError
 from jobs.files import scratch_folder
 
 
 def take_part(device: str | None) -> None:
-    """Train along until training ends; raises what this process met with."""
+    """Train along until training ends; raises what this process met with, and StoppedError after a SIGTERM to any."""
     from jobs.ml.training.run import follow
 
     told: list[int] = []
@@ -30,6 +30,8 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; the first process decides
     try:
         take_part(sys.argv[1])
+    except StoppedError as error:  # the first process tells of it
+        return error.exit_code
     except RefrainError as error:
         sys.stderr.write(f"refrain: process {os.environ.get('RANK')}: {error}\n")
         return error.exit_code

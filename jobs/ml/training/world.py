@@ -17,7 +17,7 @@ import orjson
 import torch
 import torch.distributed as dist
 
-from jobs.contracts.errors import ConfigError, TransientError
+from jobs.contracts.errors import ConfigError, StoppedError, TransientError
 
 RANK = "RANK"
 _TOLD_BY_LAUNCHER = (RANK, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -158,8 +158,20 @@ def _followers(device_kind: str, processes: int) -> Iterator[None]:
             children.append(child)
         stack.enter_context(_environment(address | {RANK: "0", "LOCAL_RANK": "0"}))
         yield
-        for child in children:
-            child.wait(_PATIENCE_SECONDS)
+        for rank, child in enumerate(children, 1):
+            _wait_for(child, rank)
+
+
+def _wait_for(child: subprocess.Popen[bytes], rank: int) -> None:
+    """Let a process end behind the training. What the first one has saved stands, whatever becomes of this one."""
+    try:
+        code = child.wait(_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        code = child.wait()
+    if code not in (0, StoppedError.exit_code):
+        said = f"process {rank} did not end well (exit code {code}), but training had ended"
+        sys.stderr.write(f"refrain: note: {said}\n")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
