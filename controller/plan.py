@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from controller.actions import DeleteCycle, DeleteJob, Plan
+from controller.actions import DeleteCycle, Plan
 from controller.cycles import Cycle
-from controller.objects import RETRY, after, owner_uid, uid
+from controller.objects import RETRY, after
 from controller.observed import Observed
 from controller.planning import Planning
 from controller.promoting import heal
-from controller.running import advance, fail
+from controller.running import advance, fail, stop
 from controller.settings import Settings
 from controller.turns import superseding, turn_of
 
@@ -81,11 +81,8 @@ def _note_retry(p: Planning) -> None:
 
 def _suspend(p: Planning) -> None:
     """Stop what runs; the Job is deleted with its pods, which save."""
-    entry = p.entry
-    if entry is not None and entry.state == "Running":
-        for name in filter(None, (entry.job, entry.asks)):
-            if (job := p.observed.jobs.get(name)) and owner_uid(job) == p.cycle.uid:
-                p.actions.append(DeleteJob(name, uid(job)))
+    stop(p)
+    if (entry := p.entry) is not None and entry.state == "Running":
         p.set_entry(state="Suspended", completed_at=p.now_written, asks="", message="")
     p.set(state="Suspended", progress=None)
     p.progressing("False", "Suspended", "spec.suspend is true: set it to false to go on")
@@ -104,7 +101,7 @@ def _take_turn(p: Planning) -> None:
     turn = turn_of(p.cycle, p.observed)
     if not turn.is_come:
         p.set(state="Queued")
-        p.condition("Progressing", "Unknown", turn.reason, turn.message)
+        p.progressing("Unknown", turn.reason, turn.message)
         return
     if p.cycle.is_active or (p.cycle.has_started and p.status.stages):
         advance(p)
@@ -118,7 +115,7 @@ def _take_turn(p: Planning) -> None:
     )
     names = ", ".join(one.name for one in turn.takes)
     said = f"its turn has come; it takes the sources of {names}" if names else "its turn has come"
-    p.condition("Progressing", "True", "Started", said)
+    p.progressing("True", "Started", said)
     p.emit("Started", said)
 
 

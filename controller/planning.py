@@ -63,11 +63,11 @@ class Planning:
         self.status = without_condition(self.status, *kinds)
 
     def progressing(self, truth: Truth, reason: str, message: str) -> None:
-        """Say how it goes on, and tell people where it does not."""
+        """Say how it goes on, and tell people, once, where it does not."""
         before = condition_of(self.status, "Progressing")
         self.condition("Progressing", truth, reason, message)
-        if truth == "False" and (before is None or before.reason != reason):
-            self.emit(reason, message, is_warning=True)
+        if truth != "True" and (before is None or before.reason != reason):
+            self.emit(reason, message, is_warning=truth == "False")
 
     def end(self, state: State, reason: str, message: str) -> None:
         """The cycle ends."""
@@ -85,13 +85,11 @@ class Planning:
         self._wakes.append(at)
 
     def plan(self) -> Plan:
-        """The plan: the status is written behind what it tells of, where it differs from what is there."""
+        """The plan. The status is written last, where it differs: what it tells of has been done by then."""
         actions = list(self.actions)
         if self.status != self.cycle.status:
             self.set(observed_generation=self.cycle.generation)
-            patch = PatchStatus(self.cycle.name, self.cycle.resource_version, self.status)
-            told = [action for action in actions if isinstance(action, Emit)]
-            actions = [*(action for action in actions if not isinstance(action, Emit)), patch, *told]
+            actions.append(PatchStatus(self.cycle.name, self.cycle.resource_version, self.status))
         return Plan(tuple(actions), min(self._wakes, default=None))
 
     @property

@@ -73,7 +73,6 @@ def _is_approved(p: Planning) -> bool:
     if promotion.approve:
         message = f"{promotion.approve} is approved, but the candidate is another: {message}"
     p.progressing("Unknown", "AwaitingApproval", message)
-    p.emit("AwaitingApproval", message)
     return False
 
 

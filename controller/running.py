@@ -7,7 +7,7 @@ from typing import Any
 
 from controller.actions import CreateJob, CreateService, DeleteJob
 from controller.manifests import asking_job, job_name, ranks_service, stage_job
-from controller.objects import Json, after, condition, is_false, is_live, name, uid
+from controller.objects import Json, after, condition, is_false, is_live, name, owner_uid, uid
 from controller.planning import Planning
 from controller.promoting import is_cleared
 from controller.status import shortened
@@ -41,15 +41,15 @@ def begin(p: Planning, step: Step) -> None:
     """Create a stage's Job, once no pod of the archive is left and the inference Deployment is ready for it."""
     if step.stage == "promote" and not is_cleared(p):
         return
-    if left := next(p.observed.live_pods(), None):
-        p.set(state="Running")
-        p.progressing("True", "PodsLeft", f"waits for pod {name(left)} to end")
-        return
     before = next(
         (one for one in reversed(p.status.stages) if (one.name, one.attempt) == (step.stage, step.attempt)), None
     )
     run = before.run + 1 if before else 0
     job = job_name(p.cycle.uid, p.cycle.name, step, run)
+    if left := next(p.observed.live_pods(but=job), None):
+        p.set(state="Running")
+        p.progressing("True", "PodsLeft", f"waits for pod {name(left)} to end")
+        return
     entry = StageStatus(
         name=step.stage,  # type: ignore[arg-type]
         attempt=step.attempt,
@@ -260,11 +260,18 @@ def _adapter(said: Any) -> Adapter | None:
 
 def _follow(p: Planning, entry: StageStatus) -> None:
     following = next_step(Step(entry.name, entry.attempt), entry.result)
-    if following is not None:
+    if following is not None and following.attempt > p.spec.selection.max_retrain_attempts:
+        fail(p, "ResultUnknown", f"{entry.name} asks for more attempts than maxRetrainAttempts allows")
+    elif following is not None:
         if following.attempt > entry.attempt:
             p.emit("TrainsAgain", str(entry.result.get("message", "")))
         begin(p, following)
-        return
+    else:
+        _end(p, entry)
+
+
+def _end(p: Planning, entry: StageStatus) -> None:
+    """Nothing follows: the cycle has ended, in one way or another."""
     results: dict[str, Json] = {one.name: one.result for one in p.status.stages}
     state = ended_as(results)
     if state is None:
@@ -280,9 +287,14 @@ def _follow(p: Planning, entry: StageStatus) -> None:
 
 def fail(p: Planning, reason: str, message: str) -> None:
     """The cycle ends as Failed; a retry goes on from the stage that failed."""
+    stop(p)
     if (entry := p.entry) is not None and entry.state == "Running":
-        for job in filter(None, (p.observed.jobs.get(entry.job), p.observed.jobs.get(entry.asks))):
-            if not (condition(job, "Complete") or condition(job, "Failed")):
-                p.actions.append(DeleteJob(name(job), uid(job)))
         p.set_entry(state="Failed", completed_at=p.now_written, message=shortened(message))
     p.end("Failed", reason, message)
+
+
+def stop(p: Planning) -> None:
+    """Delete every Job of the cycle that has not ended, with its pods, which save: also one not written down yet."""
+    for job in p.observed.jobs.values():
+        if owner_uid(job) == p.cycle.uid and not (condition(job, "Complete") or condition(job, "Failed")):
+            p.actions.append(DeleteJob(name(job), uid(job)))

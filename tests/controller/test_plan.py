@@ -1,0 +1,550 @@
+"""Plans, one cycle or several, from apply to their ends, without a cluster."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from controller_world import KEPT, RESULTS, WINNER, World
+
+from controller.observed import Answer, Refusal
+from jobs.contracts.errors import InputError, MissingInputError, StoppedError
+from jobs.contracts.stages import STAGES
+
+ALL = [row.name for row in STAGES]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+class TestOneCycle:
+    def test_it_goes_through_all_stages_and_ends_promoted(self, world: World) -> None:
+        world.add("w1")
+        assert world.run() == ALL
+        status = world.status("w1")
+        assert (status.state, status.window_idx, status.log.seq) == ("Promoted", 3, 7)
+        assert status.candidate.sha256 == WINNER
+        assert [(entry.name, entry.state) for entry in status.stages] == [(name, "Succeeded") for name in ALL]
+        assert world.condition("w1", "Complete") == ("True", "Better", "step_4 is better")
+        for kind in ("Accepted", "Trained", "Evaluated", "Promoted", "Succeeded"):
+            assert world.condition("w1", kind)[0] == "True", kind  # type: ignore[index]
+        assert world.condition("w1", "Progressing") is None
+
+    def test_two_writes_a_stage(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="index")
+        before = len(world.writes)
+        world.run(until="evaluate")
+        assert len(world.writes) - before == 2, world.writes[before:]
+
+    def test_nothing_is_written_when_nothing_has_changed(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        for _ in range(10):
+            assert world.look() == 0
+
+    def test_the_incumbent_stays(self, world: World) -> None:
+        world.add("w1")
+        world.run(KEPT)
+        assert world.status("w1").state == "NotPromoted"
+        assert world.condition("w1", "Succeeded") == ("True", "NotBetter", "the incumbent stays")
+        assert world.condition("w1", "Promoted")[:2] == ("False", "NotBetter")  # type: ignore[index]
+
+    def test_too_little_mail_is_a_success(self, world: World) -> None:
+        world.add("w1")
+        skipped = RESULTS | {"window": {"window_idx": 3, "num_new_train_messages": 2, "skipped": True}}
+        assert world.run(skipped) == ["parse", "split", "window"]
+        assert world.status("w1").state == "Skipped"
+        assert world.condition("w1", "Succeeded") == (
+            "True",
+            "TooFewMessages",
+            "2 new train messages came, and minNewMessages is 10",
+        )
+
+    def test_too_small_a_gain_trains_again(self, world: World) -> None:
+        again = RESULTS | {"select": RESULTS["select"] | {"outcome": "Retrain"}}
+        world.add("w1")
+        world.run(until="select")
+        world.succeed(again)
+        assert world.run() == ["sample", "train", "evaluate", "select", "promote"]
+        attempts = {(entry.name, entry.attempt) for entry in world.status("w1").stages}
+        assert {("train", 0), ("train", 1), ("promote", 1)} <= attempts
+
+    def test_a_stage_that_would_train_for_ever_is_not_followed(self, world: World) -> None:
+        world.add("w1", selection={"maxRetrainAttempts": 1})
+        again = RESULTS | {"select": RESULTS["select"] | {"outcome": "Retrain"}}
+        assert world.run(again).count("train") == 2
+        assert world.condition("w1", "Succeeded")[1] == "ResultUnknown"  # type: ignore[index]
+
+
+class TestFailures:
+    def test_an_error_of_the_stage_stands_in_the_condition(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        world.fail(InputError("the base model's file is cut", where="base/model.safetensors", hint="fetch it again"))
+        world.settle()
+        assert world.status("w1").state == "Failed"
+        truth, reason, message = world.condition("w1", "Succeeded")  # type: ignore[misc]
+        assert (truth, reason) == ("False", "StageFailed")
+        assert "train: base/model.safetensors: the base model's file is cut; fetch it again (exit code 65)" in message
+        assert world.condition("w1", "Complete")[0] == "True"  # type: ignore[index]
+
+    def test_a_retry_goes_on_from_the_failed_stage(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        world.fail(InputError("no"))
+        world.settle()
+        world.annotate("w1", retry="1")
+        assert world.run() == ALL[5:]
+        assert world.status("w1").state == "Promoted"
+        train = next(entry for entry in world.status("w1").stages if entry.name == "train")
+        assert (train.run, train.job) == (1, next(name for name in world.jobs if "train-0-1" in name))
+        assert world.look() == 0, "the annotation stays, and is not acted on again"
+
+    def test_a_retry_that_was_asked_for_before_the_failure_does_nothing(self, world: World) -> None:
+        world.add("w1", annotations={"refrain.dev/retry": "early"})
+        world.run(until="train")
+        world.fail(InputError("no"))
+        world.settle()
+        assert world.status("w1").state == "Failed"
+
+    @pytest.mark.parametrize("message", [None, b"", b"{", b'{"stage": "index"}', b"\xff\xfe"[:0] + b"garbage"])
+    def test_a_lost_message_is_asked_for_again(self, world: World, message: bytes | None) -> None:
+        world.add("w1")
+        world.run(until="index")
+        (name,) = world.running()
+        world.end_job(name, message)
+        world.settle()
+        assert world.running() == [f"{name}-asks"]
+        image = world.jobs[f"{name}-asks"]["spec"]["template"]["spec"]["containers"][0]["image"]
+        assert image == world.settings.images.light
+        assert world.run() == ["index", "evaluate", "select", "promote"]
+
+    def test_a_job_that_is_gone_and_had_finished_is_not_run_again(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        world.remove_job(world.running()[0])
+        world.settle()
+        (asks,) = world.running()
+        assert asks.endswith("-asks")
+        assert world.run()[:2] == ["train", "index"]
+        assert not any("train-0-1" in name for name in world.jobs)
+
+    def test_a_job_that_is_gone_and_had_not_finished_is_begun_again(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        world.remove_job(world.running()[0])
+        world.settle()
+        world.fail(MissingInputError("train has not finished"))
+        assert world.run() == ALL[5:]
+        assert world.status("w1").state == "Promoted"
+
+    def test_a_store_that_cannot_be_asked_ends_it(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        world.remove_job(world.running()[0])
+        world.settle()
+        world.fail(InputError("no such thing"))
+        world.settle()
+        assert world.condition("w1", "Succeeded")[1] == "ResultUnknown"  # type: ignore[index]
+
+    def test_a_stage_that_takes_too_long_is_stopped(self, world: World) -> None:
+        world.add("w1", stages={"train": {"deadlineSeconds": 100}})
+        world.run(until="train")
+        world.now += timedelta(seconds=101)
+        world.settle()
+        assert world.running() == []
+        assert world.condition("w1", "Succeeded")[1] == "DeadlineExceeded"  # type: ignore[index]
+
+    def test_a_cycle_that_takes_too_long_is_stopped(self, world: World) -> None:
+        world.add("w1", deadlineSeconds=1000)
+        world.run(until="index")
+        world.now += timedelta(seconds=1001)
+        world.settle()
+        assert world.running() == []
+        assert world.condition("w1", "Succeeded")[1] == "DeadlineExceeded"  # type: ignore[index]
+
+    def test_a_quota_says_why(self, world: World) -> None:
+        world.add("w1")
+        world.settle()
+        (name,) = world.running()
+        world.pods.clear()
+        world.warnings[name] = "pods is forbidden: exceeded quota: small, requested: cpu=1"
+        world.settle()
+        truth, reason, message = world.condition("w1", "Progressing")  # type: ignore[misc]
+        assert (truth, reason) == ("False", "QuotaExceeded")
+        assert "exceeded quota: small" in message
+
+    def test_the_scheduler_says_why(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        (pod,) = world.pods_of(world.running()[0])
+        words = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+        scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
+        pod["status"] = {"phase": "Pending", "conditions": [scheduled]}
+        world.settle()
+        assert world.condition("w1", "Progressing") == ("False", "Unschedulable", words)
+        assert any(event.reason == "Unschedulable" and event.is_warning for event in world.events.values())
+
+    def test_an_image_that_cannot_be_pulled(self, world: World) -> None:
+        world.add("w1")
+        world.settle()
+        (pod,) = world.pods_of(world.running()[0])
+        waiting = {"reason": "ImagePullBackOff", "message": "not found"}
+        pod["status"] = {"phase": "Pending", "containerStatuses": [{"image": "nope", "state": {"waiting": waiting}}]}
+        world.settle()
+        assert world.condition("w1", "Progressing")[1] == "ImagePullFailed"  # type: ignore[index]
+
+    def test_a_job_that_is_refused_for_good_fails_the_cycle(self, world: World) -> None:
+        world.add("w1")
+        world.look()
+        observed = world.observed()
+        assert observed.cycles[0].is_active
+        world.look()
+        (name,) = world.running()
+        world.remove_job(name)
+        entry = world.cycles["w1"]["status"]["stages"][-1]
+        entry["jobUid"] = ""
+        world.refusals[name] = Refusal("spec.template.spec.affinity: Invalid value", is_permanent=True)
+        world.settle()
+        assert world.condition("w1", "Succeeded")[1] == "JobRefused"  # type: ignore[index]
+
+
+class TestSuspension:
+    def test_it_stops_the_job_and_goes_on_with_the_next(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        (first,) = world.running()
+        world.edit("w1", suspend=True)
+        world.settle()
+        assert world.running() == []
+        assert world.status("w1").state == "Suspended"
+        assert world.look() == 0
+        world.edit("w1", suspend=False)
+        world.settle()
+        (second,) = world.running()
+        assert second != first
+        assert "train-0-1" in second
+        assert world.run() == ALL[5:]
+
+    def test_it_waits_until_the_pods_have_ended(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        (name,) = world.running()
+        (pod,) = world.pods_of(name)
+        world.edit("w1", suspend=True)
+        world.settle()
+        world.pods[pod["metadata"]["name"]] = pod  # it is saving yet
+        world.edit("w1", suspend=False)
+        world.settle()
+        assert world.running() == []
+        assert world.condition("w1", "Progressing")[1] == "PodsLeft"  # type: ignore[index]
+        world.pods.clear()
+        world.settle()
+        assert len(world.running()) == 1
+
+
+class TestQueue:
+    def test_one_at_a_time(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="split")
+        world.add("w2")
+        world.settle()
+        assert world.status("w2").state == "Queued"
+        assert world.condition("w2", "Progressing") == ("Unknown", "Queued", "waits for w1, which is Running")
+        world.run()
+        assert [world.status(name).state for name in ("w1", "w2")] == ["Promoted", "Promoted"]
+
+    def test_the_newest_takes_the_others_sources(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        for number in (2, 3, 4):
+            world.add(f"w{number}", sources=[{"mbox": f"s3://mail/{number}.mbox"}])
+        world.run()
+        assert [world.status(f"w{number}").state for number in (2, 3)] == ["Skipped", "Skipped"]
+        assert world.condition("w2", "Complete")[1] == "Superseded"  # type: ignore[index]
+        assert world.status("w4").state == "Promoted"
+        assert [one.mbox for one in world.cycle("w4").sources] == [f"s3://mail/{number}.mbox" for number in (2, 3, 4)]
+        (job,) = [job for name, job in world.jobs.items() if name.startswith("w4-parse")]
+        document = job["spec"]["template"]["metadata"]["annotations"]["refrain.dev/cycle-document"]
+        assert all(f"s3://mail/{number}.mbox" in document for number in (2, 3, 4))
+
+    def test_a_failed_one_does_not_block_and_a_suspended_one_does(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        world.fail(InputError("no"))
+        world.add("w2")
+        world.run(until="train")
+        world.edit("w2", suspend=True)
+        world.add("w3")
+        world.settle()
+        assert world.running() == []
+        assert [world.status(f"w{number}").state for number in (1, 2, 3)] == ["Failed", "Suspended", "Queued"]
+
+    def test_a_retried_one_waits_for_the_running_one(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        world.fail(InputError("no"))
+        world.settle()
+        world.add("w2")
+        world.run(until="train")
+        world.annotate("w1", retry="1")
+        world.settle()
+        assert world.status("w1").state == "Queued"
+        world.run()
+        assert [world.status(name).state for name in ("w1", "w2")] == ["Promoted", "Promoted"]
+
+    def test_two_that_have_begun_at_once_go_on_in_order(self, world: World) -> None:
+        world.add("w1")
+        world.add("w2")
+        for name in ("w1", "w2"):
+            world.cycles[name]["status"] = {"state": "Running", "startedAt": "2026-01-05T03:00:05Z"}
+        world.settle()
+        assert [world.stage_of(name)[0] for name in world.running()] == ["parse"]
+        assert world.running()[0].startswith("w1")
+        world.run()
+        assert [world.status(name).state for name in ("w1", "w2")] == ["Promoted", "Promoted"]
+
+
+class TestApproval:
+    def test_it_waits_for_the_candidates_digest(self, world: World) -> None:
+        world.add("w1", promotion={"mode": "Manual"})
+        world.run()
+        assert world.status("w1").state == "AwaitingApproval"
+        assert WINNER in world.condition("w1", "Progressing")[2]  # type: ignore[index]
+        world.edit("w1", promotion={"mode": "Manual", "approve": "b" * 64})
+        world.settle()
+        assert world.status("w1").state == "AwaitingApproval"
+        world.edit("w1", promotion={"mode": "Manual", "approve": WINNER})
+        assert world.run() == ["promote"]
+        assert world.status("w1").state == "Promoted"
+
+    def test_nobody_approves(self, world: World) -> None:
+        world.add("w1", promotion={"mode": "Manual", "approvalTimeoutSeconds": 3600})
+        world.run()
+        world.now += timedelta(seconds=3601)
+        world.settle()
+        (name,) = world.running()
+        arguments = world.jobs[name]["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert arguments[-2] == "--withhold"
+        assert arguments[-1].startswith("ApprovalTimedOut: nobody approved")
+
+
+class TestPromotion:
+    FORMER = f"cycles/w0/train/checkpoints/step_2@{'f' * 64}"
+    NEW = f"cycles/w1/train/checkpoints/step_4@{WINNER}"
+
+    def test_it_is_recorded_once_every_pod_answers(self, world: World) -> None:
+        world.deploy(former=self.FORMER)
+        world.add("w1")
+        world.run()
+        assert world.running() == []
+        assert world.serving() == self.NEW
+        assert world.status("w1").promotion.former == self.FORMER
+        world.roll_out()
+        assert world.run() == ["promote"]
+        assert world.status("w1").state == "Promoted"
+        assert world.deployment["metadata"]["annotations"] == {}  # type: ignore[index]
+        assert world.serving() == self.NEW
+
+    def test_pods_that_are_never_ready(self, world: World) -> None:
+        world.deploy(former=self.FORMER)
+        world.add("w1")
+        world.run()
+        world.roll_out(ready=False)
+        world.now += timedelta(seconds=601)
+        world.settle()
+        assert world.serving() == self.FORMER
+        (name,) = world.running()
+        assert world.jobs[name]["spec"]["template"]["spec"]["containers"][0]["args"][-1].startswith("NotReady: ")
+        world.run(KEPT)
+        assert world.status("w1").state == "NotPromoted"
+
+    def test_a_pod_that_answers_with_another_adapter(self, world: World) -> None:
+        world.deploy(former=self.FORMER)
+        world.add("w1")
+        world.run()
+        world.roll_out()
+        world.answers["s2-1", self.NEW] = Answer("0" * 64, "yes")
+        world.settle()
+        assert world.serving() == self.FORMER
+        assert world.status("w1").promotion.reason == "WrongAdapter"
+
+    def test_no_room_for_a_surge_pod(self, world: World) -> None:
+        world.deploy(former=self.FORMER)
+        world.add("w1")
+        world.run()
+        world.roll_out(ready=False)
+        scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no gpu"}
+        world.inference_pods[0]["status"]["conditions"].append(scheduled)
+        world.now += timedelta(seconds=601)
+        world.settle()
+        assert world.status("w1").promotion.reason == "NoSpareCapacity"
+        assert "Swap" in world.status("w1").promotion.message
+
+    def test_a_person_who_rolls_back_is_not_fought(self, world: World) -> None:
+        world.deploy(former=self.FORMER)
+        world.add("w1")
+        world.run()
+        world.deployment["spec"]["template"]["metadata"]["annotations"] = {"refrain.dev/adapter": self.FORMER}  # type: ignore[index]
+        world.settle()
+        assert world.status("w1").promotion.reason == "RolledBackExternally"
+        world.run(KEPT)
+        assert world.serving() == self.FORMER
+        assert world.status("w1").state == "NotPromoted"
+
+    def test_a_cycle_that_is_deleted_halfway_leaves_the_former_adapter(self, world: World) -> None:
+        world.deploy(former=self.FORMER)
+        world.add("w1")
+        world.run()
+        assert world.serving() == self.NEW
+        del world.cycles["w1"]
+        world.settle()
+        assert world.serving() == self.FORMER
+        assert world.deployment["metadata"]["annotations"] == {}  # type: ignore[index]
+
+    def test_a_record_that_fails_brings_the_former_adapter_back(self, world: World) -> None:
+        world.deploy(former=self.FORMER)
+        world.add("w1")
+        world.run()
+        world.roll_out()
+        world.settle()
+        world.fail(InputError("something else has come into service"))
+        world.settle()
+        assert world.status("w1").state == "Failed"
+        assert world.serving() == self.FORMER
+
+    def test_swapped_pods_are_told_and_asked(self, world: World) -> None:
+        world.deploy(mode="Swap")
+        world.add("w1")
+        assert world.run()[-1] == "promote"
+        assert set(world.loaded.values()) == {self.NEW}
+        assert world.serving() == ""
+        assert world.deployment["metadata"]["annotations"] == {}  # type: ignore[index]
+
+    def test_a_pod_that_cannot_be_swapped_brings_the_former_back(self, world: World) -> None:
+        world.deploy(mode="Swap")
+        world.add("w1")
+        world.swaps["s1-1", self.NEW] = "HTTP 500: no such adapter"
+        world.run(KEPT | {"select": RESULTS["select"]})
+        assert world.status("w1").state == "NotPromoted"
+        assert set(world.loaded.values()) == {""}
+
+
+class TestCrashes:
+    """Died behind each of its actions, and looked again: everything ends as if undisturbed, and nothing is doubled."""
+
+    @pytest.mark.parametrize("scenario", ["happy", "retry", "suspend", "promotion", "rollback"])
+    def test_died_behind_each_action(self, scenario: str) -> None:
+        undisturbed = _play(scenario, None)
+        for number in range(1, undisturbed.num_actions + 1):
+            disturbed = _play(scenario, number)
+            assert _facts(disturbed) == _facts(undisturbed), number
+
+
+class _Dying(World):
+    """Dies once, behind the so manieth action of its life."""
+
+    num_actions = 0
+    dies_at: int | None = None
+
+    def look(self, die_behind: int | None = None) -> int:
+        left = self.dies_at - self.num_actions if self.dies_at else None
+        count = super().look(left if left and left > 0 else None)
+        self.num_actions += count
+        return count
+
+
+def _play(scenario: str, dies_at: int | None) -> _Dying:
+    world = _Dying()
+    world.dies_at = dies_at
+    if scenario in ("promotion", "rollback"):
+        world.deploy(former=TestPromotion.FORMER)
+    world.add("w1")
+    if scenario == "happy":
+        world.run()
+    elif scenario in ("retry", "suspend"):
+        world.run(until="train")
+        if scenario == "retry":
+            world.fail(InputError("no"))
+            world.settle()
+            world.annotate("w1", retry="1")
+        else:
+            world.edit("w1", suspend=True)
+            world.settle()
+            world.edit("w1", suspend=False)
+        world.run()
+    else:
+        world.run()
+        world.roll_out(ready=scenario == "promotion")
+        world.now += timedelta(seconds=1 if scenario == "promotion" else 601)
+        world.run(RESULTS if scenario == "promotion" else KEPT | {"select": RESULTS["select"]})
+    world.settle()
+    return world
+
+
+def _facts(world: _Dying) -> tuple[object, ...]:
+    """All but times, uids, how often a status was written, and runs: one that was stopped unseen does not count."""
+    status = world.status("w1")
+    stages = [(one.name, one.attempt, one.state, one.result) for one in status.stages]
+    conditions = sorted((one.type, one.status, one.reason, one.message) for one in status.conditions)
+    ended = sorted(world.stage_of(name) for name, job in world.jobs.items() if job["status"]["conditions"])
+    events = sorted(event.reason for event in world.events.values())
+    return status.state, stages, conditions, ended, events, world.serving() if world.deployment else ""
+
+
+class TestOtherVersions:
+    def test_fields_of_a_newer_version_are_passed_over_and_said(self, world: World) -> None:
+        world.add("w1", novelty={"x": 1}, training={"epochs": 2, "flavour": "sour"})
+        world.run()
+        assert world.status("w1").state == "Promoted"
+        truth, reason, message = world.condition("w1", "Accepted")  # type: ignore[misc]
+        assert (truth, reason) == ("True", "UnknownFields")
+        assert "spec.novelty" in message
+        assert "spec.training.flavour" in message
+
+    def test_a_value_that_is_not_known_waits_for_a_newer_controller(self, world: World) -> None:
+        world.add("w1", selection={"strategy": "Oracle"})
+        world.add("w2")
+        world.settle()
+        assert world.condition("w1", "Accepted")[:2] == ("False", "InvalidSpec")  # type: ignore[index]
+        assert world.running()[0].startswith("w2")
+
+    def test_a_secret_that_is_not_allowed(self, world: World) -> None:
+        world.add("w1", store={"url": "s3://refrain", "secretRef": {"name": "somebody-elses"}})
+        world.settle()
+        assert world.running() == []
+        assert world.condition("w1", "Accepted")[1] == "SecretNotAllowed"  # type: ignore[index]
+
+
+class TestEnds:
+    def test_a_cycle_goes_when_its_time_is_up(self, world: World) -> None:
+        world.add("w1", ttlSecondsAfterFinished=60)
+        world.run()
+        world.now += timedelta(seconds=59)
+        world.settle()
+        assert "w1" in world.cycles
+        world.now += timedelta(seconds=2)
+        world.settle()
+        assert world.cycles == {}
+
+    def test_paused_it_looks_on(self, world: World) -> None:
+        world.settings = world.settings.model_copy(update={"paused": True})
+        world.add("w1")
+        assert world.look() == 0
+
+    def test_many_nodes_are_begun_again_together(self, world: World) -> None:
+        world.add("w1", training={"nodes": 2})
+        world.run(until="train")
+        (name,) = world.running()
+        job = world.jobs[name]["spec"]
+        assert (job["completionMode"], job["completions"], job["backoffLimit"]) == ("Indexed", 2, 0)
+        (service,) = world.services.values()
+        assert service["spec"]["publishNotReadyAddresses"] is True
+        assert job["template"]["spec"]["subdomain"] == service["metadata"]["name"]
+        world.fail(StoppedError("evicted"), reason="BackoffLimitExceeded")
+        world.settle()
+        assert "train-0-1" in world.running()[0]
+        assert world.run()[-1] == "promote"

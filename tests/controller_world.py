@@ -1,0 +1,369 @@
+"""A small world for plans: cycles, Jobs and pods as plain dicts, a clock, and what applies a plan's actions to them.
+
+It plays what Kubernetes does in the fewest words. Whether Kubernetes really does so is for the tests on a control
+plane; here every branch of a plan is reached in microseconds, also with a crash behind any action.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from controller.actions import (
+    Action,
+    Ask,
+    CreateJob,
+    CreateService,
+    DeleteCycle,
+    DeleteJob,
+    Emit,
+    PatchStatus,
+    SetAdapter,
+    Swap,
+)
+from controller.apply import status_document
+from controller.cycles import Cycle, read_cycle
+from controller.objects import ADAPTER, PROMOTION, SPEC_HASH, written
+from controller.observed import Answer, Inference, Observed, Refusal
+from controller.plan import heal, plan
+from controller.settings import Settings
+from jobs.contracts.termination import encode_error, encode_result
+
+Json = dict[str, Any]
+START = datetime(2026, 1, 5, 3, 0, tzinfo=UTC)
+WINNER = "a" * 64
+
+RESULTS: dict[str, Json] = {
+    "parse": {"num_mails": 12, "num_sources": 1},
+    "split": {"window_idx": 3, "log": {"seq": 7, "sha256": "0" * 64}},
+    "window": {"window_idx": 3, "num_new_train_messages": 40, "skipped": False},
+    "rehearse": {"num_chunks": 5},
+    "sample": {"num_batches": 9},
+    "train": {"best_eval_loss": 1.5},
+    "index": {"num_passages": 3},
+    "evaluate": {"num_checkpoints": 2},
+    "select": {
+        "outcome": "Promote",
+        "reason": "Better",
+        "message": "step_4 is better",
+        "delta": 0.1,
+        "interval": [0.05, 0.15],
+        "candidate": {"adapter": "cycles/w1/train/checkpoints/step_4", "sha256": WINNER, "scores": {"ppl": 3.5}},
+        "incumbent": None,
+    },
+    "promote": {"outcome": "Promoted", "reason": "Better", "message": "step_4 is better", "sha256": WINNER},
+}
+KEPT = RESULTS | {
+    "select": RESULTS["select"] | {"outcome": "KeepIncumbent", "reason": "NotBetter", "candidate": None},
+    "promote": {"outcome": "NotPromoted", "reason": "NotBetter", "message": "the incumbent stays"},
+}
+
+
+def spec_of(**changes: Any) -> Json:
+    spec: Json = {
+        "archive": "workshop",
+        "store": {"url": "s3://refrain"},
+        "model": {"base": "org/model"},
+        "sources": [{"mbox": "s3://mail/1.mbox"}],
+    }
+    return spec | changes
+
+
+@dataclass
+class World:
+    """Everything that a plan sees, and what it did."""
+
+    settings: Settings = field(default_factory=lambda: Settings(namespace="mail"))
+    now: datetime = START
+    cycles: dict[str, Json] = field(default_factory=dict)
+    jobs: dict[str, Json] = field(default_factory=dict)
+    pods: dict[str, Json] = field(default_factory=dict)
+    services: dict[str, Json] = field(default_factory=dict)
+    events: dict[str, Emit] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
+    refusals: dict[str, Refusal] = field(default_factory=dict)
+    deployment: Json | None = None
+    inference_pods: list[Json] = field(default_factory=list)
+    answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    swaps: dict[tuple[str, str], str] = field(default_factory=dict)
+    loaded: dict[str, str] = field(default_factory=dict)
+    """By inference pod: the adapter that it answers with, where it was swapped."""
+    writes: list[str] = field(default_factory=list)
+    _version: int = 1
+
+    # ---- what people do
+
+    def add(self, name: str, annotations: Json | None = None, **changes: Any) -> None:
+        self._version += 1
+        self.cycles[name] = {
+            "apiVersion": "refrain.dev/v1alpha1",
+            "kind": "RetrainCycle",
+            "metadata": {
+                "name": name,
+                "namespace": "mail",
+                "uid": f"uid-{name}",
+                "generation": 1,
+                "resourceVersion": str(self._version),
+                "creationTimestamp": written(self.now),
+                "annotations": annotations or {},
+            },
+            "spec": spec_of(**changes),
+        }
+        self.now += timedelta(seconds=1)
+
+    def edit(self, name: str, **changes: Any) -> None:
+        self.cycles[name]["spec"] |= changes
+        self.cycles[name]["metadata"]["generation"] += 1
+        self._touch(name)
+
+    def annotate(self, name: str, **annotations: str) -> None:
+        self.cycles[name]["metadata"]["annotations"] |= {
+            f"refrain.dev/{key}": text for key, text in annotations.items()
+        }
+        self._touch(name)
+
+    def _touch(self, name: str) -> None:
+        self._version += 1
+        self.cycles[name]["metadata"]["resourceVersion"] = str(self._version)
+
+    # ---- what the plan sees
+
+    def observed(self) -> Observed:
+        cycles = tuple(sorted(map(read_cycle, copy.deepcopy(list(self.cycles.values()))), key=lambda one: one.order))
+        inference = None
+        if self.deployment is not None:
+            is_swapped = self.settings.inference is not None and self.settings.inference.mode == "Swap"
+            inference = Inference(
+                copy.deepcopy(self.deployment),
+                tuple(copy.deepcopy(self.inference_pods)),
+                is_swapped,
+                dict(self.answers),
+                dict(self.swaps),
+            )
+        return Observed(
+            cycles,
+            copy.deepcopy(self.jobs),
+            tuple(copy.deepcopy(list(self.pods.values()))),
+            dict(self.warnings),
+            {},
+            dict(self.refusals),
+            inference,
+        )
+
+    def cycle(self, name: str) -> Cycle:
+        return read_cycle(copy.deepcopy(self.cycles[name]))
+
+    def status(self, name: str) -> Any:
+        return self.cycle(name).status
+
+    def condition(self, name: str, kind: str) -> tuple[str, str, str] | None:
+        found = next((one for one in self.status(name).conditions if one.type == kind), None)
+        return (found.status, found.reason, found.message) if found else None
+
+    # ---- what is done
+
+    def look(self, die_behind: int | None = None) -> int:
+        """One reconciliation of the archive, on one snapshot; how many actions it took. May die behind one of them."""
+        observed = self.observed()
+        count = 0
+        planned = [(None, heal(observed.inference, observed.cycles))]
+        planned += [(cycle, plan(cycle, observed, self.settings, self.now).actions) for cycle in observed.cycles]  # type: ignore[misc]
+        for _, actions in planned:
+            for action in actions:
+                self.apply(action)
+                count += 1
+                if count == die_behind:
+                    return count
+        return count
+
+    def settle(self, most: int = 50) -> None:
+        """Look until nothing is to be done."""
+        for _ in range(most):
+            if not self.look():
+                return
+        raise AssertionError("it does not come to rest")
+
+    def apply(self, action: Action) -> None:
+        match action:
+            case CreateJob():
+                self._create_job(action.manifest)
+            case CreateService():
+                self.services.setdefault(action.manifest["metadata"]["name"], action.manifest)
+            case DeleteJob():
+                self.writes.append(f"delete {action.name}")
+                self.remove_job(action.name)
+            case DeleteCycle():
+                del self.cycles[action.name]
+            case PatchStatus():
+                self._patch(action)
+            case SetAdapter():
+                self._set_adapter(action)
+            case Ask():
+                uid = action.pod["metadata"]["uid"]
+                served = self.loaded.get(uid) or action.pod["metadata"]["annotations"].get(ADAPTER, "")
+                self.answers.setdefault((uid, action.adapter), Answer(served.rpartition("@")[2], "yes"))
+            case Swap():
+                uid = action.pod["metadata"]["uid"]
+                self.loaded[uid] = action.adapter
+                self.swaps.setdefault((uid, action.adapter), "")
+            case Emit():
+                self.events.setdefault(action.name, action)
+
+    def _create_job(self, manifest: Json) -> None:
+        name = manifest["metadata"]["name"]
+        if name in self.jobs:
+            there, wanted = (one["metadata"]["annotations"][SPEC_HASH] for one in (self.jobs[name], manifest))
+            assert there == wanted, f"{name} was created with another manifest"
+            return
+        assert not self.running(), f"{name} would run beside {self.running()}"
+        self.writes.append(f"create {name}")
+        job = copy.deepcopy(manifest)
+        job["metadata"]["uid"] = f"uid-{name}-{len(self.writes)}"
+        job["status"] = {"conditions": []}
+        self.jobs[name] = job
+        self.add_pod(name)
+
+    def _patch(self, action: PatchStatus) -> None:
+        raw = self.cycles[action.name]
+        if raw["metadata"]["resourceVersion"] != action.resource_version:
+            return  # stale: the API server refuses it
+        status = action.status
+        if status.stages and status.stages[-1].job in self.jobs and not status.stages[-1].job_uid:
+            seen = self.jobs[status.stages[-1].job]["metadata"]["uid"]
+            entry = status.stages[-1].model_copy(update={"job_uid": seen})
+            status = status.model_copy(update={"stages": [*status.stages[:-1], entry]})
+        raw["status"] = json.loads(json.dumps(status_document(action, status)["status"]))
+        self.writes.append(f"status {action.name}")
+        self._touch(action.name)
+
+    def _set_adapter(self, action: SetAdapter) -> None:
+        assert self.deployment is not None
+        self.writes.append(f"adapter {action.adapter}")
+        metadata = self.deployment["metadata"]
+        metadata["annotations"].pop(PROMOTION, None)
+        if action.marker:
+            metadata["annotations"][PROMOTION] = json.dumps(action.marker, sort_keys=True)
+        template = self.deployment["spec"]["template"]["metadata"]["annotations"]
+        before = dict(template)
+        template.pop(ADAPTER, None)
+        if action.adapter:
+            template[ADAPTER] = action.adapter
+        if template != before:
+            metadata["generation"] += 1
+
+    # ---- what Kubernetes does
+
+    def add_pod(self, job: str, index: int = 0) -> Json:
+        manifest = self.jobs[job]
+        name = f"{job}-{len(self.pods)}"
+        template = copy.deepcopy(manifest["spec"]["template"])
+        pod = {
+            "metadata": template["metadata"]
+            | {
+                "name": name,
+                "uid": f"uid-{name}",
+                "creationTimestamp": written(self.now),
+                "ownerReferences": [{"controller": True, "uid": manifest["metadata"]["uid"]}],
+            },
+            "spec": template["spec"],
+            "status": {"phase": "Running"},
+        }
+        pod["metadata"]["labels"] |= {"batch.kubernetes.io/job-completion-index": str(index)}
+        self.pods[name] = pod
+        return pod
+
+    def pods_of(self, job: str) -> list[Json]:
+        uid = self.jobs[job]["metadata"]["uid"]
+        return [pod for pod in self.pods.values() if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
+
+    def running(self) -> list[str]:
+        return [name for name, job in self.jobs.items() if not job["status"]["conditions"]]
+
+    def end_job(self, name: str, message: bytes | None, *, exit_code: int = 0, reason: str = "") -> None:
+        for pod in self.pods_of(name):
+            state = {"exitCode": exit_code} | ({"message": message.decode()} if message is not None else {})
+            pod["status"] = {
+                "phase": "Failed" if exit_code else "Succeeded",
+                "containerStatuses": [{"state": {"terminated": state}}],
+            }
+        kind = "Failed" if exit_code else "Complete"
+        found = {"type": kind, "status": "True", "reason": reason or "BackoffLimitExceeded", "message": "it is over"}
+        self.jobs[name]["status"]["conditions"] = [found]
+
+    def succeed(self, results: dict[str, Json] = RESULTS) -> str:
+        """The one running Job ends well, with its stage's result; the stage."""
+        (name,) = self.running()
+        stage, attempt = self.stage_of(name)
+        self.end_job(name, encode_result(stage, attempt, results[stage]))
+        return stage
+
+    def fail(self, error: BaseException, *, reason: str = "PodFailurePolicy") -> None:
+        (name,) = self.running()
+        stage, attempt = self.stage_of(name)
+        self.end_job(name, encode_error(stage, attempt, error), exit_code=getattr(error, "exit_code", 1), reason=reason)
+
+    def stage_of(self, job: str) -> tuple[str, int]:
+        arguments = self.jobs[job]["spec"]["template"]["spec"]["containers"][0]["args"]
+        if "result" in arguments:
+            return arguments[arguments.index("result") + 1], int(arguments[arguments.index("--attempt") + 1])
+        return arguments[arguments.index("--only") + 1], int(arguments[arguments.index("--attempt") + 1])
+
+    def remove_job(self, name: str) -> None:
+        for pod in self.pods_of(name):
+            del self.pods[pod["metadata"]["name"]]
+        del self.jobs[name]
+
+    def run(self, results: dict[str, Json] = RESULTS, until: str | None = None) -> list[str]:
+        """Let every stage succeed until nothing runs, or until a stage runs; the stages in the order they ran."""
+        ran: list[str] = []
+        self.settle()
+        while self.running() and self.stage_of(self.running()[0])[0] != until:
+            ran.append(self.succeed(results))
+            self.now += timedelta(seconds=10)
+            self.settle()
+        return ran
+
+    def deploy(self, mode: str = "Rollout", replicas: int = 2, former: str = "") -> None:
+        """An inference Deployment that serves the former adapter."""
+        self.settings = self.settings.model_copy(
+            update={
+                "inference": Settings.model_validate(
+                    {"namespace": "mail", "inference": {"deployment": "serve", "archive": "workshop", "mode": mode}}
+                ).inference
+            }
+        )
+        self.deployment = {
+            "metadata": {"name": "serve", "generation": 1, "annotations": {}},
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": {"app": "serve"}},
+                "template": {"metadata": {"annotations": {ADAPTER: former} if former else {}}},
+            },
+        }
+        self.roll_out()
+
+    def roll_out(self, *, ready: bool = True) -> None:
+        """The Deployment's pods are those of its newest template now."""
+        assert self.deployment is not None
+        generation, replicas = self.deployment["metadata"]["generation"], self.deployment["spec"]["replicas"]
+        template = copy.deepcopy(self.deployment["spec"]["template"]["metadata"]["annotations"])
+        self.inference_pods = [
+            {
+                "metadata": {"name": f"serve-{generation}-{n}", "uid": f"s{generation}-{n}", "annotations": template},
+                "status": {"conditions": [{"type": "Ready", "status": str(ready)}]},
+            }
+            for n in range(replicas)
+        ]
+        self.deployment["status"] = {
+            "observedGeneration": generation,
+            "replicas": replicas,
+            "updatedReplicas": replicas,
+            "availableReplicas": replicas if ready else 0,
+        }
+
+    def serving(self) -> str:
+        assert self.deployment is not None
+        return str(self.deployment["spec"]["template"]["metadata"]["annotations"].get(ADAPTER, ""))
