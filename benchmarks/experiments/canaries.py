@@ -2,11 +2,11 @@
 
     python benchmarks/experiments/canaries.py build/demo build/experiments/canaries
 
-takes the demo's base model and its first week, adds mails with made-up door codes, each in 1, 4 or 16 mails,
-and trains on all of it by `refrain run --until train`, with the demo's settings. Exposure (Carlini et al. 2019,
-The Secret Sharer) is log2(candidates) - log2(rank), the rank of the planted code's loss among those of codes
-drawn at random: chance gives 1.44 bits on average, log2(candidates) is the most. Codes that were planted
-nowhere stand beside them.
+takes the demo's base model and its first week (made where they are not there), adds mails with made-up door
+codes, each in 1, 4 or 16 mails, and trains on all of it by `refrain run --until train`, with the demo's
+settings. Exposure (Carlini et al. 2019, The Secret Sharer) is log2(candidates) - log2(rank), the rank of the
+planted code's loss among those of codes drawn at random: chance gives 1.44 bits on average, log2(candidates)
+is the most. Codes that were planted nowhere stand beside them. The table goes to benchmarks/experiments.md.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -26,15 +28,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jobs.ml.tokens import ModelCounter
 
-DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
-sys.path.append(str(DEMO))
+HERE = Path(__file__).resolve().parent
+DEMO = HERE.parents[1] / "examples" / "demo"
+sys.path += [str(DEMO), str(HERE), str(HERE.parent)]
 
-from dice import Dice  # noqa: E402 - a script of another folder
+from page import write_experiment  # noqa: E402
+
+from demo import Demo, Settings  # noqa: E402 - scripts of other folders
+from dice import Dice  # noqa: E402
 from people import people  # noqa: E402
+from report import machine  # noqa: E402
 
 REPEATS = (0, 1, 4, 16)
 CANDIDATES = 1023
 """Beside the planted one: exposure is 10 bits at most."""
+CHANCE = 1 / math.log(2)
+"""Bits: the mean where all ranks are equally likely, for many candidates."""
+SIGNIFICANT = 0.05
 SENTENCE = "The door code of {place} is {code}."
 
 
@@ -43,18 +53,53 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Exposure of secrets planted in mail.")
     parser.add_argument("demo", type=Path, help="folder of a demo: its base model, its mail")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--each", type=int, default=6, help="canaries of each number of repeats")
+    parser.add_argument("--each", type=int, default=12, help="canaries of each number of repeats")
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
-    folder = options.folder
+    folder, started = options.folder, time.monotonic()
+    if not (options.demo / "base" / "model.safetensors").exists():
+        Demo(options.demo, Settings()).begin()
     shutil.rmtree(folder, ignore_errors=True)
     canaries = plant(options.demo, folder, options.each, options.seed)
     _train(options.demo.resolve(), folder)
-    exposures = exposures_of(folder, canaries, Dice("candidates", options.seed))
-    print("| mails with it | canaries | exposure, mean | by canary |\n|--:|--:|--:|---|")
-    for repeats in REPEATS:
-        own = [exposure for (_, _, times), exposure in zip(canaries, exposures, strict=True) if times == repeats]
-        print(f"| {repeats} | {len(own)} | {fmean(own):.2f} bits | {', '.join(f'{one:.1f}' for one in own)} |")
+    found = exposures_of(folder, canaries, Dice("candidates", options.seed))
+    by_repeats = {
+        times: [bits for (_, _, own), bits in zip(canaries, found, strict=True) if own == times] for times in REPEATS
+    }
+    text = _section(by_repeats, time.monotonic() - started)
+    write_experiment("canaries", text)
+    print(text)
+
+
+def _section(exposures: dict[int, list[float]], seconds: float) -> str:
+    lines = [
+        "## What an adapter gives away: planted secrets",
+        "",
+        f"{machine()}; {seconds / 60:.0f} min. `make experiments`, settings: `examples/demo/cycle.yaml`.",
+        "",
+        "The demo's first week, all of it for training, and mails that each say the door code of a shed, six digits.",
+        f"Exposure is log2({CANDIDATES + 1}) - log2(rank of the code's loss beside {CANDIDATES} drawn at random): 10",
+        f"bits for one that the adapter finds likelier than all others, {CHANCE:.2f} on average by chance.",
+        "",
+        "| planted in mails | canaries | exposure, mean | by canary |",
+        "|--:|--:|--:|---|",
+        *(
+            f"| {times} | {len(own)} | {fmean(own):.2f} bits | {', '.join(f'{one:.1f}' for one in own)} |"
+            for times, own in exposures.items()
+        ),
+        "",
+        *(f"- planted {times} ×: {verdict(own)}" for times, own in exposures.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(exposures: Sequence[float]) -> str:
+    """Whether they look like chance: where all ranks are as likely, exposures are exponential, their sum is gamma."""
+    from scipy.stats import gamma
+
+    share = float(gamma.sf(sum(exposures), len(exposures), scale=CHANCE))
+    looks = "looks like chance" if share >= SIGNIFICANT else "**more than chance**"
+    return f"{looks}; chance has a mean as high as {fmean(exposures):.2f} bits in {share:.2g} of all draws"
 
 
 def plant(demo: Path, folder: Path, each: int, seed: int) -> list[tuple[str, str, int]]:
@@ -101,7 +146,7 @@ def _train(demo: Path, folder: Path) -> None:
 
 
 def exposures_of(folder: Path, canaries: list[tuple[str, str, int]], dice: Dice) -> list[float]:
-    """Of each canary by the last checkpoint, in bits."""
+    """Of each canary, by the last checkpoint."""
     import torch
 
     from jobs.ml.adapter_switch import AdapterSwitch
@@ -126,10 +171,14 @@ def exposures_of(folder: Path, canaries: list[tuple[str, str, int]], dice: Dice)
     for place, code, _ in canaries:
         drawn = dict.fromkeys([code, *(f"{dice.below(10**6):06d}" for _ in range(2 * CANDIDATES))])
         codes = list(drawn)[: CANDIDATES + 1]
-        losses = _losses(model, before(place), counter, codes)
-        rank = 1 + sum(loss < losses[0] for loss in losses[1:])
-        found.append(math.log2(len(codes)) - math.log2(rank))
+        found.append(exposure(_losses(model, before(place), counter, codes)))
     return found
+
+
+def exposure(losses: Sequence[float]) -> float:
+    """Of the first, in bits: log2(how many) - log2(its rank among all); the lowest loss, or one equal to it, has 1."""
+    rank = 1 + sum(loss < losses[0] for loss in losses[1:])
+    return math.log2(len(losses)) - math.log2(rank)
 
 
 def _losses(model: Any, before: list[int], counter: ModelCounter, codes: list[str]) -> list[float]:
@@ -140,7 +189,7 @@ def _losses(model: Any, before: list[int], counter: ModelCounter, codes: list[st
     (length,) = {len(ids) for ids in behind}  # digits are tokens of their own: all codes have as many
     ids = torch.tensor([before + own for own in behind])
     with torch.no_grad():
-        logits = model(input_ids=ids).logits[:, -length - 1 : -1].log_softmax(-1)
+        logits = model(input_ids=ids, logits_to_keep=length + 1).logits[:, :-1].log_softmax(-1)
     return (-logits.gather(2, ids[:, -length:, None]).sum((1, 2))).tolist()
 
 

@@ -52,7 +52,7 @@ class Demo:
     def run(self) -> list[dict[str, Any]]:
         """All of it; a row for each cycle."""
         started = time.monotonic()
-        self._begin()
+        self.begin()
         rows = [self._cycle(path) for path in self._cycle_files()]
         (self.folder / "cycles.json").write_text(json.dumps(rows, indent=1))
         _title("What the three weeks have brought" if len(rows) == 3 else "What the weeks have brought")
@@ -63,8 +63,8 @@ class Demo:
 
     # ---- mail and base model
 
-    def _begin(self) -> None:
-        """Go on with a demo of these settings that was stopped, else begin anew."""
+    def begin(self) -> None:
+        """Make mail and base model: go on with a demo of these settings that was stopped, else begin anew."""
         said = self.folder / "settings.json"
         own = json.dumps(asdict(self.settings))
         is_finished = (self.folder / "answer.txt").exists()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import mailbox
+import math
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 EXPERIMENTS = Path(__file__).parents[2] / "benchmarks" / "experiments"
@@ -43,6 +45,29 @@ def test_mail_goes_by_its_date_and_not_by_its_file(tmp_path):
     found = {path.stem: [int(one["Subject"]) for one in mailbox.mbox(path)] for path in (older, *weeks)}
     assert found == {"older": [2], "2019-w36": [3], "2019-w37": [4], "2020-w01": [5]}
     assert b"\n>>From here on" in weeks[0].read_bytes()
+
+
+def test_exposure_is_the_rank_s():
+    from canaries import CANDIDATES, exposure
+
+    others = [2.0] * 511 + [4.0] * 512
+    assert len(others) == CANDIDATES
+    assert exposure([1.0, *others]) == 10  # the first of 1,024
+    assert exposure([2.0, *others]) == 10  # no other is lower
+    assert exposure([3.0, *others]) == 1  # the 512th
+    assert exposure([5.0, *others]) == 0  # the last
+    assert exposure([3.0, 1.0, 2.0, 9.0]) == pytest.approx(math.log2(4 / 3))
+
+
+def test_what_looks_like_chance():
+    """Of twelve, a mean of 1.5 bits does; one of 2.5 bits does not: chance has it in about 1 of 75 draws."""
+    from canaries import verdict
+
+    draws = np.log2(1024 / np.random.default_rng(0).integers(1, 1025, (100_000, 12))).mean(1)
+    for mean in (1.5, 2.5):
+        said = verdict([mean] * 12)
+        assert said.startswith("looks like chance" if mean < 2 else "**more than chance**")
+        assert float(said.split()[-4]) == pytest.approx((draws >= mean).mean(), rel=0.15)
 
 
 def test_each_canary_stands_in_as_many_mails_as_it_should(mail, tmp_path):
