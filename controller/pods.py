@@ -160,7 +160,7 @@ def _placement(override: StageOverride) -> Json:
     if override.tolerations:
         said["tolerations"] = [one.model_dump(by_alias=True, exclude_none=True) for one in override.tolerations]
     if override.affinity:
-        said["affinity"] = override.affinity
+        said["affinity"] = override.affinity.model_dump(by_alias=True, exclude_none=True)
     if override.priority_class_name:
         said["priorityClassName"] = override.priority_class_name
     if override.runtime_class_name:

@@ -132,6 +132,8 @@ def cycle_with(path: str, value: Any) -> RetrainCycle:
     for step in steps:
         place = place.setdefault(step, {})
     place[last] = value
+    if last == "sseKmsKeyId":
+        place["sse"] = "aws:kms"  # the one field that needs another
     return located(RetrainCycle.model_validate(document("w1", spec)), Path("/there"))
 
 
