@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import stat
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from components import require
 from selection.builders import Results
 
 from jobs.cli import main
+
+try:
+    import torch
+    import trainable
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from jobs.ml.adapters import add_adapter, save_adapter
+    from jobs.ml.base_model import find_base, load_model
+except ImportError:
+    torch = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from conftest import Refrain
@@ -232,3 +247,95 @@ def test_settings_are_missing_beside_a_flat_file(select: Any, tmp_path: Path) ->
     original(tmp_path, ("step_1000", 10.0, 0.5))
     (tmp_path / "checkpoints" / "adapter_config.json").unlink()
     assert "the checkpoint has no settings beside it" in select("eval_results.json", code=66)
+
+
+# ---- the original's commands, all of them real
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An archive that can be trained on, and its tiny base model."""
+    require(torch, "torch is not installed")
+    return trainable.make(tmp_path_factory.mktemp("ready"))
+
+
+@pytest.fixture
+def works(select: Any, ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The archive's plain files and the base, here; `refrain` on the PATH. The only checkpoint has learnt nothing."""
+    for path in trainable.export(ready, tmp_path / "files").iterdir():
+        path.rename(tmp_path / path.name)
+    (tmp_path / "base").symlink_to(ready / "base")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    base = find_base("base")
+    fresh = add_adapter(load_model(base, device=torch.device("cpu")), rank=4, alpha=8, dropout=0, seed=0)
+    save_adapter(fresh, tmp_path / "fresh", base=base)
+    flat(tmp_path / "fresh", tmp_path / "checkpoints/step_1000.safetensors")
+    return tmp_path
+
+
+def flat(folder: Path, file: Path) -> None:
+    """A checkpoint as the original left it: one file, and PEFT's settings beside it."""
+    file.parent.mkdir(exist_ok=True)
+    shutil.copyfile(folder / "adapter_model.safetensors", file)
+    shutil.copyfile(folder / "adapter_config.json", file.with_name("adapter_config.json"))
+
+
+def require_merged(works: Path, adapter: Path) -> None:
+    """The model in merged/ answers as the base with that adapter, loaded by PEFT."""
+    own = works / "as-peft-has-it"
+    flat(adapter, own / "adapter_model.safetensors")
+    beside = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(works / "base"), own)
+    merged = AutoModelForCausalLM.from_pretrained(works / "merged")
+    ids = torch.arange(30, 60)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(input_ids=ids).logits, beside(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+
+
+RETRAIN = """\
+refrain train --base base --assignments assignments.json --rehearsal-manifest old_shards_train.json \
+    --length-metadata length_metadata.json --train new_train.json --val val.json --epochs 1 --replay-ratio 1:4 \
+    --batch-size 4 --save-steps 1000 --early-stop --patience 3 --min-delta 0.001 --rank 4 --seed 42 \
+    --lr $(awk "BEGIN {print 0.02 * $2}") --output-dir "attempt-$1" || exit
+cp attempt-$1/step_*/adapter_model.safetensors "checkpoints/step_200$1.safetensors"
+cp attempt-$1/step_*/adapter_config.json "checkpoints/step_200$1.json"
+refrain evaluate --checkpoints-dir checkpoints --val-set val.json --max-queries 0 --base-model base -o eval_results.json
+"""
+SELECT = (
+    *("eval_results.json", "--strategy", "weighted", "--weights", "ppl:0.4,rag:0.4,recall:0.2", "--no-gate"),
+    *("--checkpoint-dir", "checkpoints", "--link", "best", "--freeze", "-o", "best_checkpoint.txt"),
+    *("--merge-cmd", "refrain merge --adapter {CHECKPOINT} --out merged"),
+)
+
+
+@pytest.mark.slow
+def test_the_original_trains_again_and_merges(select: Any, works: Path) -> None:
+    """Real commands throughout: a checkpoint that gains nothing, half the learning rate, flat files, a merged model."""
+    (works / "retrain").write_text(RETRAIN)
+    assert main(["evaluate", "--checkpoints-dir", "checkpoints", "--val-set", "val.json", "--max-queries", "0",
+                 "--base-model", "base", "-o", "eval_results.json"]) in (0, None)  # fmt: skip
+    told = select(
+        *SELECT, "--retrain-cmd", "sh retrain {ATTEMPT} {LEARNING_RATE_FACTOR}", "--max-retrain-attempts", "2"
+    )
+    assert told.count("train again (SmallGain)") == 1
+    assert "promote (NotGated): step_2001.safetensors" in told
+    assert best(works) == "checkpoints/step_2001.safetensors"
+    said = json.loads((works / "decision.json").read_text())
+    assert [one["path"] for one in said["candidates"]] == ["step_1000.safetensors", "step_2001.safetensors"]
+    assert (said["attempts"], said["merged"]) == (2, SELECT[-1])
+    assert set(said["frozen"]["files"]) == {"step_2001.json", "step_2001.safetensors"}
+    state = json.loads((works / "attempt-1/trainer_state.json").read_text())
+    assert max(line.get("learning_rate", 0) for line in state["log_history"]) == pytest.approx(0.01)
+    assert json.loads((works / "merged/refrain.json").read_text())["adapter_sha256"] == said["winner"]["sha256"]
+    (trained,) = (works / "attempt-1").glob("step_*")
+    require_merged(works, trained)
+
+
+def test_the_original_merges_a_flat_file(select: Any, works: Path) -> None:
+    """Results of the original's shape; the base is the one that PEFT's settings name."""
+    entry = {"path": "checkpoints/step_1000.safetensors", "val_perplexity": 9.0, "test_perplexity": 9.0}
+    (works / "eval_results.json").write_text(
+        json.dumps({"checkpoints": [entry | {"rag_accuracy_at_5": 0.5, "retrieval_recall_at_5": 0.5}]})
+    )
+    assert "it is taken for one of base" in select(*SELECT)
+    assert json.loads((works / "merged/refrain.json").read_text())["base"] == "base"
+    require_merged(works, works / "fresh")
