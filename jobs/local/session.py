@@ -43,15 +43,20 @@ class Session:
 
     def run(self, until: str | None = None, *, take_over: bool = False) -> Status:
         """Run what is left of the cycle; how it stands then. Raises what the stages raise, and `owned`."""
-        if (status := self._nothing_to_do()) is not None:
+        if self.cycle.spec.suspend:
+            return self._suspended()
+        if (status := self._finished_before()) is not None:
             return status
         with owned(self.url, self._name, self._options, say=self.say, take_over=take_over) as own:
             run = self._begin(own.store, own.check)
             return self._close(own.store, run.run(until))
 
     def run_only(self, step: Step) -> Status:
-        """Run one stage, for who schedules stages and holds others off the archive; how the cycle stands then."""
-        if (status := self._nothing_to_do()) is not None:
+        """Run one stage, for who schedules stages and holds others off the archive; how the cycle stands then.
+
+        Whether the cycle is suspended is for them to see: a stage that they start has to run.
+        """
+        if (status := self._finished_before()) is not None:
             return status
         if stage(step.stage).after:  # only the first stage may begin an archive: a mistyped URL must not
             open_store(self.url, self._options, read_only=True)
@@ -64,12 +69,14 @@ class Session:
     def _name(self) -> str:
         return self.cycle.metadata.name
 
-    def _nothing_to_do(self) -> Status | None:
-        """The status of a cycle that is suspended or has ended; None where there is something to do."""
-        if self.cycle.spec.suspend:
-            self.say(f"{self._name}: spec.suspend is true: nothing is done until it is false")
-            status = self._status()
-            return status if status.has_ended else Status("Suspended", status.step, status.stages)
+    def _suspended(self) -> Status:
+        """The status of a cycle that is suspended; nothing is done."""
+        self.say(f"{self._name}: spec.suspend is true: nothing is done until it is false")
+        status = self._status()
+        return status if status.has_ended else Status("Suspended", status.step, status.stages)
+
+    def _finished_before(self) -> Status | None:
+        """The status of a cycle that has ended; None where there is something to do."""
         if self.again or not self._is_finished():
             return None
         status = self._status()

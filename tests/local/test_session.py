@@ -315,6 +315,12 @@ def test_a_suspended_cycle_does_nothing(played: Played, place: Path) -> None:
     assert (status.state, status.step, len(status.stages)) == ("Suspended", Step("train"), 5)
 
 
+def test_one_stage_of_a_suspended_cycle_runs(played: Played, place: Path) -> None:
+    """Who schedules stages has looked at that: a pod that ends well without having run would be believed."""
+    status = Told(cycle_of(place, suspend=True)).session.run_only(Step("parse"))
+    assert (status.state, status.step) == ("Running", Step("split"))
+
+
 def test_fields_about_pods_are_named_once(played: Played, place: Path) -> None:
     told = Told(cycle_of(place, training={"nodes": 2}, ttlSecondsAfterFinished=5))
     told.run("window")
