@@ -69,7 +69,8 @@ def run_in_archive(
     has finished is not run again, and its result says so (FINISHED_BEFORE), unless what it read has
     changed since, it reads what may change unseen (its `reads_again(config)`; not with `once`), or `again`
     is said. Raises MissingInputError where a stage before it has not finished, ConfigError where it has
-    finished with other settings, and whatever the stage raises.
+    finished with other settings, and whatever the stage raises (its `check_finished(config, result)`, where it
+    has one, when it has finished before).
     """
     require_cycle_name(cycle)
     row = stages.stage(stage)
@@ -84,6 +85,8 @@ def run_in_archive(
     waits = getattr(module, "waits", _never)  # for a person's word: it is asked each time
     if marker is not None and marker["inputs"] == digests and not again and not waits(marker["result"]):
         _require_same_settings(marker, settings, archive.store.url)
+        if (check_finished := getattr(module, "check_finished", None)) is not None:
+            check_finished(config, marker["result"])
         if once or not getattr(module, "reads_again", _never)(config):
             result: Json = marker["result"]
             return result | {FINISHED_BEFORE: True}

@@ -52,6 +52,11 @@ if TYPE_CHECKING:
 @click.option(
     "--after", metavar="CMD", help="Run when the adapter is in service; REFRAIN_ADAPTER… tell what and where."
 )
+@click.option(
+    "--withhold",
+    metavar="REASON: MESSAGE",
+    help="Keep the winner out of service after all, and say why: NotPromoted.",
+)
 @click.option("--rollback", is_flag=True, help="With --store: bring back what was in service before.")
 @click.option(
     "--to", type=click.IntRange(0), metavar="SEQ", help="With --rollback: the state of that record; 0: no adapter."
@@ -82,6 +87,7 @@ def command(
 
     \b
       refrain promote --store URL --cycle 2025-w27
+      refrain promote --store URL --cycle 2025-w27 --withhold "NotReady: it did not load on our GPUs"
       refrain promote --store URL --history
       refrain promote --store URL --rollback
       refrain promote --decision decision.json --checkpoints-dir checkpoints --link production

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any, Literal
 import orjson
 
 from jobs.contracts.artifacts import history_key
-from jobs.contracts.errors import ConfigError, InputError, IntegrityError, MissingInputError
+from jobs.contracts.errors import ConfigError, InputError, IntegrityError, MissingInputError, UsageError
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store, store_folder
 from jobs.files import read_json, scratch_folder, write_json
@@ -38,6 +39,14 @@ class Config:
     """Command line that runs when the adapter is in service."""
     link: str | None = how(None)
     """Link to what is in service; in a folder store `.production` unless said, elsewhere none."""
+    withhold: str | None = how(None)
+    """`Reason: message`: why the winner is kept out of service after all."""
+
+
+def check_finished(config: Config, result: Mapping[str, Any]) -> None:
+    """ConfigError where a promotion that has finished is to be withheld now."""
+    if config.withhold is not None and result.get("outcome") == "Promoted":
+        raise _too_late(result.get("adapter"))
 
 
 def waits(result: Mapping[str, Any]) -> bool:
@@ -48,13 +57,17 @@ def waits(result: Mapping[str, Any]) -> bool:
 def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     """Do what the decision says. `checkpoints` is the folder that plain files' checkpoints lie in.
 
-    Raises ConfigError where the cycle is to train again, another digest is approved, or something else has come
-    into service meanwhile; MissingInputError and IntegrityError where the adapter is gone or damaged.
+    Raises ConfigError where the cycle is to train again, another digest is approved, something else has come
+    into service meanwhile, or the winner that is to be withheld is in service already; MissingInputError and
+    IntegrityError where the adapter is gone or damaged.
     """
     path = inputs.one("decision")
     decision = _decision(path)
+    withheld = _withheld(config, inputs)
     if decision["outcome"] == "KeepIncumbent":
         result = _result("NotPromoted", decision["message"], decision)
+    elif withheld is not None:
+        result = _result("NotPromoted", withheld["message"], decision | withheld)
     else:
         place = _files_adapter(decision, inputs) if inputs.archive is None else None
         sha256 = str(decision["winner"].get("sha256") or (place and file_digest(_weights(place))) or "")
@@ -91,6 +104,26 @@ def _decision(path: Path) -> Json:
 def _result(outcome: Outcome, message: str, decision: Json) -> Json:
     names = ("reason", "delta", "interval", "window_idx")
     return {"outcome": outcome, "message": message} | {name: decision.get(name) for name in names}
+
+
+_WITHHOLD = re.compile(r"([A-Z][A-Za-z0-9]{0,63}): *(\S.*)", re.DOTALL)
+
+
+def _withheld(config: Config, inputs: Inputs) -> Json | None:
+    """Reason and message of who keeps the winner out of service; None: nobody does."""
+    if config.withhold is None:
+        return None
+    if not (match := _WITHHOLD.fullmatch(config.withhold)):
+        hint = 'such as "NotReady: no pod has answered with it within 600 s"'
+        raise UsageError(f"not a reason and a message: {config.withhold!r}", where="--withhold", hint=hint)
+    if inputs.archive is not None and (promoted := _promoted_by(inputs.archive.store, inputs.cycle)):
+        raise _too_late(promoted.adapter)
+    return {"reason": match[1], "message": match[2].rstrip()}
+
+
+def _too_late(adapter: str | None) -> ConfigError:
+    hint = "`refrain promote --rollback` brings back what was in service before"
+    return ConfigError(f"{adapter} has been promoted: it cannot be withheld any more", where="--withhold", hint=hint)
 
 
 def _is_approved(config: Config, inputs: Inputs, sha256: str) -> bool:

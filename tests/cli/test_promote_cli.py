@@ -98,6 +98,13 @@ def test_by_hand(store: Store, promote: Any) -> None:
     assert "Promoted (record 1)" in promote("--cycle", "a", "--mode", "Manual", "--approve", sha256)
 
 
+def test_withheld(store: Store, promote: Any) -> None:
+    assert "promote: NotPromoted: it did not load" in promote("--cycle", "a", "--withhold", "NotReady: it did not load")
+    assert list(records(store)) == []
+    assert promote("--history").splitlines()[1].split()[-1] == "NotReady"
+    assert "not a reason and a message" in promote("--cycle", "b", "--attempt", "1", "--withhold", "no", code=2)
+
+
 def test_an_adapter_that_is_gone_is_not_rolled_back_to(store: Store, promote: Any) -> None:
     promote("--cycle", "a")
     promote("--cycle", "b")

@@ -12,7 +12,7 @@ import pytest
 from selection.builders import decided, put_adapter, put_decision, write_adapter
 
 from jobs.assignments.archive import Archive
-from jobs.contracts.errors import ConfigError, InputError, IntegrityError, MissingInputError, OutputError
+from jobs.contracts.errors import ConfigError, InputError, IntegrityError, MissingInputError, OutputError, UsageError
 from jobs.contracts.markers import read_marker
 from jobs.contracts.store import Store
 from jobs.items import seal
@@ -154,6 +154,66 @@ def test_by_hand(store: Store, tmp_path: Path) -> None:
     approved = Config(mode="Manual", approve=waiting["sha256"])
     assert run_in_store("promote", approved, url=store.url, cycle="w7")["outcome"] == "Promoted"
     assert run_in_store("promote", Config(mode="Manual"), url=store.url, cycle="w7")["outcome"] == "Promoted"
+
+
+WITHHELD = "NotReady: no pod has answered with it within 600 s"
+
+
+def test_a_winner_that_is_withheld(store: Store, tmp_path: Path) -> None:
+    first = promoted(store, tmp_path)
+    link = (tmp_path / "archive" / LINK).readlink()
+    result = promoted(store, tmp_path, "w8", first["sha256"], withhold=WITHHELD)
+    assert (result["outcome"], result["reason"]) == ("NotPromoted", "NotReady")
+    assert result["message"] == "no pod has answered with it within 600 s"
+    assert (result["adapter"], result["seq"], result["delta"]) == (first["adapter"], 1, 0.05), "as select judged it"
+    assert [record.cycle for record in records(store)] == ["w7"]
+    assert (tmp_path / "archive" / LINK).readlink() == link
+    history = json.loads(store.get("history/000007-w8.json"))
+    assert (history["outcome"], history["reason"]) == ("NotPromoted", "NotReady")
+    assert history["val_windows"] == [{"window_idx": 0}], "those of what stays in service"
+    before = contents(store)
+    for config in (Config(withhold=WITHHELD), Config()):
+        assert run_in_store("promote", config, url=store.url, cycle="w8")["outcome"] == "NotPromoted"
+    assert contents(store) == before
+
+
+def test_approval_that_has_not_come(store: Store, tmp_path: Path) -> None:
+    assert promoted(store, tmp_path, mode="Manual")["outcome"] == "AwaitingApproval"
+    config = Config(mode="Manual", withhold="ApprovalTimedOut: nobody has approved it within 7 days")
+    result = run_in_store("promote", config, url=store.url, cycle="w7")
+    assert (result["outcome"], result["reason"], result["seq"]) == ("NotPromoted", "ApprovalTimedOut", 0)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_what_has_been_promoted_cannot_be_withheld(store: Store, tmp_path: Path, finished: bool) -> None:
+    promoted(store, tmp_path)
+    if not finished:  # killed behind the record
+        store.delete("cycles/w7/promote/_SUCCESS.json")
+    with pytest.raises(ConfigError, match="step_4 has been promoted: it cannot be withheld any more"):
+        run_in_store("promote", Config(withhold=WITHHELD), url=store.url, cycle="w7")
+    assert len(list(records(store))) == 1
+    assert run_in_store("promote", Config(), url=store.url, cycle="w7")["outcome"] == "Promoted"
+
+
+def test_there_is_nothing_to_withhold(store: Store) -> None:
+    put_decision(store, "w7", decided("KeepIncumbent", None))
+    result = run_in_store("promote", Config(withhold=WITHHELD), url=store.url, cycle="w7")
+    assert (result["outcome"], result["message"]) == ("NotPromoted", "because")
+
+
+@pytest.mark.parametrize("said", ["", "NotReady", "NotReady:", "NotReady:  ", "not ready: why", ": why"])
+def test_who_withholds_says_why(store: Store, tmp_path: Path, said: str) -> None:
+    with pytest.raises(UsageError, match="not a reason and a message"):
+        promoted(store, tmp_path, withhold=said)
+    assert not list(store.list("history/"))
+
+
+def test_plain_files_that_are_withheld(tmp_path: Path) -> None:
+    (tmp_path / "decision.json").write_bytes(orjson.dumps(decided("Promote", {"path": "step_4", "sha256": "c" * 64})))
+    inputs = Inputs({"decision": [tmp_path / "decision.json"]})
+    result = run(Config(withhold=WITHHELD), inputs, Outputs({"production": tmp_path / "production.json"}))
+    assert (result["outcome"], result["reason"]) == ("NotPromoted", "NotReady")
+    assert not os.path.lexists(tmp_path / "production")
 
 
 def test_a_later_attempt(store: Store, tmp_path: Path) -> None:
