@@ -28,6 +28,7 @@ SEQ_DIGITS = 20
 
 _SEGMENT = re.compile(rf"^assignments/(\d{{{SEQ_DIGITS}}})\.jsonl$")
 _CHECKPOINT = re.compile(rf"^checkpoints/(\d{{{SEQ_DIGITS}}})\.parquet$")
+_MARKER = re.compile(rf"^cycles/[^/]+/(?:retrain-(\d+)/)?([^/]+)/{re.escape(MARKER)}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,12 @@ def artifact_key(cycle: str, stage: str, kind: str, attempt: int = 0) -> str:
 def marker_key(cycle: str, stage: str, attempt: int = 0) -> str:
     """Key of a stage's marker. The stage's artifacts count when it exists."""
     return cycle_key(cycle, stage, MARKER, attempt)
+
+
+def marker_of(key: str) -> tuple[str, int] | None:
+    """Stage and attempt of a marker's key; None for any other key."""
+    match = _MARKER.match(key)
+    return (match[2], int(match[1] or 0)) if match else None
 
 
 def finished_key(cycle: str) -> str:

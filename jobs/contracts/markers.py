@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import orjson
 
-from jobs.contracts.artifacts import finished_key, marker_key
+from jobs.contracts.artifacts import finished_key, marker_key, marker_of
+from jobs.contracts.progression import Step, comes_behind
 from jobs.contracts.records import Json
 from jobs.contracts.stages import stage as stage_row
 from jobs.contracts.store import Store
@@ -34,3 +35,14 @@ def read_result(store: Store, stage: str, cycle: str, attempt: int = 0) -> Json 
     told: list[Json] = orjson.loads(store.get(finished_key(cycle)))["stages"]
     of_stage = (one for one in told if one["name"] == stage and (not is_repeated or one["attempt"] == attempt))
     return next((one["result"] for one in of_stage), None)
+
+
+def forget_after(store: Store, cycle: str, step: Step) -> None:
+    """Delete the markers of all that comes behind a stage in a cycle: that stage is to be done anew.
+
+    Artifacts stay, and training goes on from its checkpoints where nothing has changed for it.
+    """
+    for key in list(store.list(f"cycles/{cycle}/")):
+        marker = marker_of(key)
+        if marker and comes_behind(Step(*marker), step):
+            store.delete(key)

@@ -41,6 +41,13 @@ def next_step(done: Step, result: Json) -> Step | None:
     return None
 
 
+def comes_behind(other: Step, step: Step) -> bool:
+    """Whether a stage comes behind another one in the course of a cycle; the last one, behind every attempt."""
+    if other.attempt == step.attempt or _LAST in (other.stage, step.stage):
+        return _NAMES.index(other.stage) > _NAMES.index(step.stage)
+    return other.attempt > step.attempt
+
+
 def is_waiting(step: Step, result: Json) -> bool:
     """Whether a stage has finished without an end: a promotion that a person has yet to approve."""
     return step.stage == _LAST and result.get("outcome") == "AwaitingApproval"

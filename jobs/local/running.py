@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from jobs.assignments.archive import Archive
 from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.cycle import RetrainCycle
+from jobs.contracts.markers import forget_after
 from jobs.contracts.progression import FIRST_STEP, Step, is_waiting, next_step
 from jobs.contracts.records import Json
 from jobs.local.configs import Machine, stage_config
@@ -41,7 +43,7 @@ class CycleRun:
     """Called before every stage: raises where this run must not go on."""
     machine: Machine = field(default_factory=Machine)
     again: bool = False
-    """Do each stage once more, finished or not."""
+    """Do each stage once more, finished or not; what comes behind it has not finished any more."""
     current: Step | None = None
     """The stage that is running, or that failed."""
 
@@ -64,13 +66,15 @@ class CycleRun:
         """Run one stage, whatever comes behind it; its result."""
         self.check()
         self.current = step
-        if step.stage in USES_BASE:
+        if self.again or step.stage in USES_BASE:  # before split's marker, which says the commit, is forgotten
             self.cycle = pinned(self.cycle, self.archive.store)
+        if self.again:
+            forget_after(self.archive.store, self.cycle.metadata.name, step)
         is_begun = step.stage == "train" and self._has_checkpoints(step)
         started = time.monotonic()
         result = run_in_archive(
             step.stage,
-            stage_config(step.stage, self.cycle, step.attempt, self.machine),
+            self._config(step),
             self.archive,
             cycle=self.cycle.metadata.name,
             attempt=step.attempt,
@@ -82,6 +86,10 @@ class CycleRun:
             note_speed(self.archive.store, result, done.seconds)
         self.tell(done)
         return result
+
+    def _config(self, step: Step) -> Any:
+        config = stage_config(step.stage, self.cycle, step.attempt, self.machine)
+        return replace(config, withhold=self.withhold) if step.stage == "promote" else config
 
     def _has_checkpoints(self, step: Step) -> bool:
         """Whether a run before this one has trained a part already."""

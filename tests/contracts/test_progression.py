@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jobs.contracts.progression import FIRST_STEP, Step, ended_as, is_waiting, next_step, why_skipped
+from jobs.contracts.progression import FIRST_STEP, Step, comes_behind, ended_as, is_waiting, next_step, why_skipped
 from jobs.contracts.stages import STAGES
 
 NAMES = [row.name for row in STAGES]
@@ -70,3 +70,17 @@ def test_why_it_was_skipped() -> None:
 def test_it_is_light() -> None:
     code = "import sys, jobs.contracts.progression; print(*{'pydantic', 'orjson', 'boto3'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.strip() == b""
+
+
+def test_what_comes_behind_what() -> None:
+    behind = [
+        (Step("split"), Step("parse")),
+        (Step("select"), Step("train")),
+        (Step("sample", 1), Step("select")),
+        (Step("train", 2), Step("evaluate", 1)),
+        (Step("promote"), Step("select", 1)),
+    ]
+    assert all(comes_behind(later, earlier) for later, earlier in behind)
+    assert not any(comes_behind(earlier, later) for later, earlier in behind)
+    assert not comes_behind(Step("index"), Step("sample", 1)), "no attempt repeats it"
+    assert not comes_behind(Step("promote"), Step("promote"))

@@ -321,6 +321,26 @@ def test_one_stage_of_a_suspended_cycle_runs(played: Played, place: Path) -> Non
     assert (status.state, status.step) == ("Running", Step("split"))
 
 
+def test_again_up_to_a_stage_leaves_no_end_of_before(played: Played, place: Path) -> None:
+    cycle = cycle_of(place, window={"minNewMessages": 1000})
+    assert Told(cycle).run().state == "Skipped"
+    told = Told(cycle_of(place, window={"minNewMessages": 2}), again=True)
+    status = told.run("split")
+    assert (status.state, status.step) == ("Running", Step("window"))
+    assert told.lines[-1] == "w1: next is window"
+    assert not open_store(told.session.url).exists(finished_key("w1"))
+    assert Told(cycle_of(place, window={"minNewMessages": 2})).run().state == "Promoted"
+
+
+def test_one_stage_again_leaves_no_later_attempt_of_before(played: Played, place: Path) -> None:
+    played.outcomes = ["Retrain", "Promote"]
+    assert Told(cycle_of(place)).run().state == "Promoted"
+    status = Told(cycle_of(place), again=True).session.run_only(Step("evaluate"))
+    assert (status.state, status.step) == ("Running", Step("select"))
+    status = Told(cycle_of(place)).session.run_only(Step("select"))
+    assert (status.state, status.step) == ("Running", Step("sample", 1))
+
+
 def test_fields_about_pods_are_named_once(played: Played, place: Path) -> None:
     told = Told(cycle_of(place, training={"nodes": 2}, ttlSecondsAfterFinished=5))
     told.run("window")
