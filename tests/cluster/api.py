@@ -229,7 +229,7 @@ def lines(answer: urllib3.BaseHTTPResponse) -> Iterator[Object]:
 def wait_for(condition: Callable[[], T], seconds: float = 30, what: str = "") -> T:
     """What a function gives as soon as it is true; AssertionError where that takes too long.
 
-    AssertionErrors and 404s inside count as not yet.
+    AssertionErrors, 404s, and 429s (a new kind's storage is not ready) inside count as not yet.
     """
     deadline = time.monotonic() + seconds
     last: Any = None
@@ -239,7 +239,7 @@ def wait_for(condition: Callable[[], T], seconds: float = 30, what: str = "") ->
         except AssertionError as error:
             last = error
         except ApiError as error:
-            if error.code != 404:
+            if error.code not in (404, 429):
                 raise
             last = error
         else:

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import textwrap
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -59,6 +60,11 @@ class ControlPlane:
     def ca(self) -> Path:
         """The certificate that clients trust."""
         return self.folder / "apiserver.crt"
+
+    @property
+    def key(self) -> Path:
+        """Of that certificate."""
+        return self.folder / "apiserver.key"
 
     @property
     def kubeconfig(self) -> Path:
@@ -114,7 +120,7 @@ class ControlPlane:
     def apply(self, documents: str | Object | Iterable[Object], namespace: str | None = None) -> list[Object]:
         """Apply YAML text or documents on the server side; a resource definition is waited for until it serves."""
         if isinstance(documents, str):
-            documents = [document for document in yaml.safe_load_all(documents) if document]
+            documents = [document for document in yaml.safe_load_all(textwrap.dedent(documents)) if document]
         made = [self.api.apply(item, namespace) for item in ([documents] if isinstance(documents, dict) else documents)]
         for item in made:
             if item["kind"] == "CustomResourceDefinition":
@@ -150,6 +156,13 @@ class ControlPlane:
         token = self.service_account_token(namespace, name)
         path = self.folder / f"{namespace}-{name}-{next(self._numbers)}.kubeconfig"
         return write_kubeconfig(path, self.server, token, self.ca, namespace)
+
+    def wait_for_right(self, namespace: str, account: str, verb: str, resource: str, group: str = "") -> None:
+        """Until a role that was just bound to a service account is known to the API server."""
+        what = {"namespace": namespace, "verb": verb, "resource": resource, "group": group}
+        spec = {"user": f"system:serviceaccount:{namespace}:{account}", "resourceAttributes": what}
+        body = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+        wait_for(lambda: self.api.create({**body, "metadata": {}})["status"]["allowed"], what=f"{account} may {verb}")
 
     def mark(self) -> int:
         """The present end of the audit log, for `audit(since=…)`."""
@@ -284,7 +297,7 @@ class ControlPlane:
     def _write_files(self) -> None:
         from cluster import keys
 
-        keys.make_serving_certificate(self.ca, self.folder / "apiserver.key")
+        keys.make_serving_certificate(self.ca, self.key)
         keys.make_signing_keys(self.folder / "sa.key", self.folder / "sa.pub")
         (self.folder / "audit-policy.json").write_text(json.dumps(audit.POLICY))
         (self.folder / "audit.log").touch()
@@ -298,7 +311,7 @@ _BARRIER = "audit-barrier-"
 
 
 def _condition(status: Object, kind: str) -> Object:
-    return next((item for item in status.get("conditions", []) if item["type"] == kind), {})
+    return next((item for item in status.get("conditions") or [] if item["type"] == kind), {})
 
 
 def _as(user: str, folder: Path) -> list[str]:

@@ -92,7 +92,7 @@ class Kubelet:
         self.api.delete("v1/Node", self.node)
         for pod in self._pods():
             if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed"):
-                status = pod_status.lost(pod, reason="DeletionByPodGC", message="PodGC: node no longer exists")
+                status = pod_status.lost(reason="DeletionByPodGC", message="PodGC: node no longer exists")
                 self._force_out(pod, status)
             self._force_out(pod)
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 MESSAGE_BYTES = 4096
 """As pkg/kubelet/container/runtime.go: of what is longer, the end is kept."""
 
+_LOST_SECONDS = 60
+
 
 @dataclass(frozen=True)
 class Exit:
@@ -71,10 +73,13 @@ def never_ran(pod: Object) -> Object:
     return _status(pod, "Failed", _container(pod, {"waiting": {"reason": "ContainerCreating"}}), sandbox=False)
 
 
-def lost(pod: Object, *, reason: str, message: str) -> Object:
-    """What the control plane says of a pod whose node is gone."""
+def lost(*, reason: str, message: str) -> Object:
+    """What the control plane says of a pod whose node is gone: not ready for a minute, and then disrupted."""
+    now = time.time()
     target = {"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}
-    return {"phase": "Failed", "conditions": [_dated(pod, target)]}
+    unready = {"type": "Ready", "status": "False", "reason": None, "message": None}
+    conditions = [target | {"lastTransitionTime": at(now)}, unready | {"lastTransitionTime": at(now - _LOST_SECONDS)}]
+    return {"phase": "Failed", "conditions": conditions}
 
 
 def _status(pod: Object, phase: str, container: Object, *, ip: str = "", sandbox: bool = True) -> Object:
