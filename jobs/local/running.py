@@ -44,6 +44,8 @@ class CycleRun:
     machine: Machine = field(default_factory=Machine)
     again: bool = False
     """Do each stage once more, finished or not; what comes behind it has not finished any more."""
+    withhold: str | None = None
+    """`Reason: message`: why promote is to keep the winner out of service."""
     current: Step | None = None
     """The stage that is running, or that failed."""
 

@@ -9,17 +9,19 @@ from jobs.assignments.archive import Archive
 from jobs.contracts.artifacts import finished_key
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.errors import MissingInputError, RefrainError, StoppedError
+from jobs.contracts.markers import read_result
 from jobs.contracts.progression import FIRST_STEP, Step
 from jobs.contracts.records import Json
 from jobs.contracts.stages import stage
 from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.local.configs import Machine, ignored_fields
-from jobs.local.owner import owned
+from jobs.local.owner import claimed, owned, require_unclaimed
 from jobs.local.places import reach
 from jobs.local.retention import clean_up
 from jobs.local.running import CycleRun, Done
 from jobs.local.status import Status, read_status, report, write_finished
 from jobs.local.telling import counted, lines_of
+from jobs.stages import promote
 
 
 @dataclass(slots=True)
@@ -35,6 +37,12 @@ class Session:
     machine: Machine = field(default_factory=Machine)
     again: bool = False
     cleanup: bool = True
+    owner: str | None = None
+    """Who runs the stages of this archive one by one, and holds others off it."""
+    withhold: str | None = None
+    """`Reason: message`: why the winner is not put into service after all."""
+    result: Json | None = field(default=None, init=False)
+    """What the one stage gave back that was run alone; None where there was nothing to do."""
     _options: StoreOptions = field(init=False)
     _run: CycleRun | None = None
 
@@ -47,23 +55,43 @@ class Session:
             return self._suspended()
         if (status := self._finished_before()) is not None:
             return status
+        if ignored := ignored_fields(self.cycle.spec):
+            self.say(f"note: without a cluster these fields do nothing: {', '.join(ignored)}")
         with owned(self.url, self._name, self._options, say=self.say, take_over=take_over) as own:
             run = self._begin(own.store, own.check)
             return self._close(own.store, run.run(until))
 
-    def run_only(self, step: Step) -> Status:
-        """Run one stage, for who schedules stages and holds others off the archive; how the cycle stands then.
+    def run_only(self, step: Step, *, take_over: bool = False) -> Status:
+        """Run one stage, for who schedules stages; how the cycle stands then.
 
-        Whether the cycle is suspended is for them to see: a stage that they start has to run.
+        With an `owner` the archive is claimed for them, and stays so; without one they hold others off it
+        themselves. Whether the cycle is suspended is for them to see: a stage that they start has to run. Raises
+        what the stage raises, and `claimed`.
         """
         if (status := self._finished_before()) is not None:
+            self.result = self._finished_result(step)
             return status
         if stage(step.stage).after:  # only the first stage may begin an archive: a mistyped URL must not
             open_store(self.url, self._options, read_only=True)
-        store = open_store(self.url, self._options)
-        run = self._begin(store, lambda: None)
-        run.run_one(step)
+        store = self._claimed(take_over=take_over)
+        self.result = self._begin(store, lambda: None).run_one(step)
         return self._close(store, read_status(store, self._name))
+
+    def _claimed(self, *, take_over: bool) -> Store:
+        if self.owner:
+            owner, say = self.owner, self.say
+            return claimed(self.url, self._name, self._options, owner=owner, say=say, take_over=take_over)
+        store = open_store(self.url, self._options)
+        require_unclaimed(store, take_over=take_over)
+        return store
+
+    def _finished_result(self, step: Step) -> Json | None:
+        """The stage's result in a cycle that has ended; ConfigError where its promotion is to be withheld now."""
+        store = open_store(self.url, self._options, read_only=True)
+        result = read_result(store, step.stage, self._name, step.attempt)
+        if step.stage == "promote" and result is not None:
+            promote.check_finished(promote.Config(withhold=self.withhold), result)
+        return result
 
     @property
     def _name(self) -> str:
@@ -98,11 +126,10 @@ class Session:
             return Status(step=FIRST_STEP)
 
     def _begin(self, store: Store, check: Callable[[], object]) -> CycleRun:
-        if ignored := ignored_fields(self.cycle.spec):
-            self.say(f"note: without a cluster these fields do nothing: {', '.join(ignored)}")
         if self.again:
             store.delete(finished_key(self._name))
         self._run = CycleRun(self.cycle, Archive(store), self._tell, check, self.machine, self.again)
+        self._run.withhold = self.withhold
         return self._run
 
     def _tell(self, done: Done) -> None:
