@@ -10,7 +10,7 @@ Rules that span fields stand with the models, as `x-kubernetes-validations` besi
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,11 +61,12 @@ class _Rewriting:
             for said, what in self._keyword(keyword, value).items():
                 # Rules come from names of a map and from the model.
                 made[said] = [*made.get(said, []), *what] if said == _RULES else what
-        return {keyword: value for keyword, value in made.items() if keyword not in self._without}
+        in_order = sorted(made, key=lambda keyword: (keyword != "description", keyword != "type"))
+        return {keyword: made[keyword] for keyword in in_order if keyword not in self._without}
 
     def _keyword(self, keyword: str, value: Any) -> Schema:
         """What a structural schema says instead of one keyword."""
-        rewritten = {
+        rewritten: dict[str, Callable[[Any], Schema]] = {
             "properties": self._properties,
             "items": lambda one: {"items": self.node(one)},
             "additionalProperties": self._additional,
@@ -75,6 +76,8 @@ class _Rewriting:
             "const": lambda only: {"enum": [only]},
             "default": lambda default: {} if default is None else {keyword: _dense(default)},
             "anyOf": _int_or_string,
+            "minimum": lambda bound: {keyword: bound} | _fraction(f"self >= {bound}", bound),
+            "maximum": lambda bound: {keyword: bound} | _fraction(f"self <= {bound}", bound),
         }
         if keyword in rewritten:
             return rewritten[keyword](value)
@@ -116,6 +119,11 @@ def _int_or_string(options: list[Schema]) -> Schema:
         raise ValueError(f"anyOf {kinds}: a structural schema can say no more than an integer or a string")
     bounds = {keyword: value for one in options for keyword, value in one.items() if keyword != "type"}
     return {"anyOf": [{"type": kind} for kind in kinds], "x-kubernetes-int-or-string": True, **bounds}
+
+
+def _fraction(rule: str, bound: float) -> Schema:
+    """The bound as a rule too: the API server rounds it down before it compares a whole number with it."""
+    return {} if float(bound).is_integer() else {_RULES: [{"rule": rule, "message": rule.replace("self", "must be")}]}
 
 
 def _rule_for_names(names: Schema) -> Schema:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
 from jobs.contracts.stages import STAGES
@@ -28,12 +28,23 @@ def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
     return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
 
 
+def _entries(value: Any) -> Any:
+    """What the API server makes of a map: null is no entry, and `3.0` is 3, for JSON knows one kind of number."""
+    return {key: _whole(one) for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+ENTRIES = BeforeValidator(_entries)
+"""On every map of a cycle."""
+
 # Go's \s and \d are ASCII's, pydantic's all of Unicode's: patterns that both read say what they mean.
+_WORD = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SOLID = r"[^\t\n\f\r @]"
 
-Name = Annotated[
-    str, text(63, r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", "lower-case letters and digits, with - or . between them")
-]
+Name = Annotated[str, text(63, rf"^{_WORD}(\.{_WORD})*$", "lower-case letters and digits, with - or . between them")]
 """A name that may stand in a label, a Job's name and an object key."""
 Place = Annotated[str, text(1024)]
 """A path, or a URL."""
@@ -42,7 +53,7 @@ Pattern = Annotated[str, text(320)]
 """Compared without regard to case; `*` and `?` stand for any characters and any one."""
 LabelKey = Annotated[str, text(317)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
-Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
+Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64), ENTRIES]
 Quantity = Annotated[
     Annotated[int, Field(ge=0, le=2**53)]
     | Annotated[
@@ -85,9 +96,6 @@ class CycleModel(BaseModel):
     def _as_the_api_server_reads(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {name: _whole(one) for name, one in value.items() if one is not None}
-
-
-def _whole(value: Any) -> Any:
-    """`3.0` is as good as 3: JSON knows one kind of number."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+        known = {name for field, info in cls.model_fields.items() for name in (field, info.alias)}
+        unknown = {name: one for name, one in value.items() if name not in known}
+        return unknown | _entries({name: one for name, one in value.items() if name in known})

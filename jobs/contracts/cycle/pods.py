@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from jobs.contracts.cycle.bounds import YEAR_SECONDS, CycleModel, LabelKey, Labels, LabelValue, Name, Quantity
+from jobs.contracts.cycle.bounds import ENTRIES, YEAR_SECONDS, CycleModel, LabelKey, Labels, LabelValue, Name, Quantity
 
 
 class Toleration(CycleModel):
@@ -35,7 +35,7 @@ class Affinity(CycleModel):
     """Pods that it must not or should not run beside."""
 
 
-Quantities = Annotated[dict[LabelKey, Quantity], Field(max_length=16)]
+Quantities = Annotated[dict[LabelKey, Quantity], Field(max_length=16), ENTRIES]
 
 
 class Resources(CycleModel):
@@ -65,7 +65,7 @@ class StageOverride(CycleModel):
     labels: Labels = {}
     """Added to its pods."""
     annotations: Annotated[
-        dict[LabelKey, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=64)
+        dict[LabelKey, Annotated[str, StringConstraints(max_length=4096)]], Field(max_length=64), ENTRIES
     ] = {}
     """Added to its pods."""
     deadline_seconds: Annotated[int, Field(ge=1, le=YEAR_SECONDS)] | None = None

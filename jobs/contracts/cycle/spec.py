@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from jobs.contracts.cycle.bounds import DAY_SECONDS, YEAR_SECONDS, Address, CycleModel, Labels, Name, StageName
+from jobs.contracts.cycle.bounds import DAY_SECONDS, ENTRIES, YEAR_SECONDS, Address, CycleModel, Labels, Name, StageName
 from jobs.contracts.cycle.data import (
     Filters,
     RehearsalSpec,
@@ -52,7 +52,7 @@ class CycleSpec(CycleModel):
     """How the winner is chosen."""
     promotion: PromotionSpec = PromotionSpec()
     """How the winner comes into service."""
-    stages: Annotated[dict[StageName, StageOverride], Field(max_length=len(STAGES))] = {}
+    stages: Annotated[dict[StageName, StageOverride], Field(max_length=len(STAGES)), ENTRIES] = {}
     """What may differ in single stages' pods."""
     deadline_seconds: Annotated[int, Field(ge=1, le=YEAR_SECONDS)] | None = None
     """How long the whole cycle may take from its first stage on, suspensions included; then it has failed."""
