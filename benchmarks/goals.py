@@ -101,6 +101,22 @@ class SlowsAtMost:
 
 
 @dataclass(frozen=True, slots=True)
+class TimeAtMost:
+    """Our time over another's for the same work."""
+
+    most: float
+    against: str
+    """Name of the contestant."""
+    times: int = 1
+
+    def judge(self, outcomes: Outcomes) -> tuple[bool, str]:
+        """See `Goal`."""
+        value = 1 / ratio(_ours(outcomes)[self.times], outcomes[self.against][self.times])
+        said = f"takes {value:.2f}× the time of {self.against}{_at(self.times)}"
+        return value <= self.most, f"{said}, goal ≤ {self.most:g}×"
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryAtMost:
     """The most memory that we held, or its part that a `figure` tells of."""
 

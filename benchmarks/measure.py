@@ -57,6 +57,10 @@ class Outcome:
         """The median."""
         return median(turn.peak_bytes for turn in self.turns)
 
+    def tells(self, name: str) -> bool:
+        """Whether the program told that of itself."""
+        return all(name in turn.figures for turn in self.turns)
+
     def figure(self, name: str) -> float:
         """The median of what the program told of itself."""
         return median(turn.figures[name] for turn in self.turns)

@@ -92,7 +92,7 @@ def _cells(row: Row, theirs: Outcome | None, ours: Outcome) -> Iterator[str]:
     yield f"{theirs.rate:,.0f}" if theirs.rate >= 10 else f"{theirs.rate:.2g}"
     yield "" if theirs is ours else shown(ratio(ours, theirs))
     yield f"{theirs.peak_bytes / 2**20:,.0f} MiB"
-    yield from (f"{theirs.figure(name):.1%}" for name in row.figures)
+    yield from (f"{theirs.figure(name):.1%}" if theirs.tells(name) else "" for name in row.figures)
 
 
 def _verdict(goal: Goal, outcomes: Outcomes, ours: Mapping[int, Outcome]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -51,8 +53,9 @@ def test_a_program_may_time_itself_and_a_failure_is_told(benchmarks, tmp_path):
 def test_a_row_is_measured_judged_and_written_in_place_of_the_older_one(benchmarks, tmp_path):
     rows, run, report = benchmarks["rows"], benchmarks["run"], benchmarks["report"]
 
-    def sleeper(seconds: float) -> list[str]:
-        return program(f"""import time; time.sleep(0.3); print('{{"seconds": {seconds}}}')""")
+    def sleeper(seconds: float, **figures: float) -> list[str]:
+        told = json.dumps({"seconds": seconds, **figures})
+        return program(f"import time; time.sleep(0.3); print('{told}')")
 
     def size(folder: Path) -> int:
         return int((folder / "size").read_text())
@@ -63,10 +66,17 @@ def test_a_row_is_measured_judged_and_written_in_place_of_the_older_one(benchmar
         size=100,
         prepare=lambda folder, num: (folder / "size").write_text(str(num)),
         contestants=(
-            rows.Contestant("ours", lambda folder: sleeper(size(folder) / 1000)),
+            rows.Contestant("ours", lambda folder: sleeper(size(folder) / 1000, waiting=0.25)),
             rows.Contestant("theirs", lambda folder: sleeper(size(folder) / 200), share=0.5, upto=1),
         ),
-        goals=(rows.AtLeast(4, "theirs"), rows.AtLeast(6, "theirs"), rows.GrowsAtMost(1.5)),
+        goals=(
+            rows.AtLeast(4, "theirs"),
+            rows.AtLeast(6, "theirs"),
+            rows.TimeAtMost(0.25, "theirs"),
+            rows.TimeAtMost(0.15, "theirs"),
+            rows.GrowsAtMost(1.5),
+        ),
+        figures=("waiting",),
         turns=2,
     )
     (tmp_path / "scratch").mkdir()
@@ -79,9 +89,12 @@ def test_a_row_is_measured_judged_and_written_in_place_of_the_older_one(benchmar
     text = (tmp_path / "results.md").read_text()
     assert text.count("## Sleeping") == 2
     assert "the old machine" not in text
-    assert "| theirs (on 50% of it) | 200 | 5.0× |" in text
+    assert re.search(r"^\| ours \| 1,000 \|  \| \d+ MiB \| 25.0% \|", text, re.MULTILINE)
+    assert re.search(r"^\| theirs \(on 50% of it\) \| 200 \| 5.0× \| \d+ MiB \|  \|", text, re.MULTILINE)
     assert "- reached: 5.0× theirs, goal ≥ 4×" in text
     assert "- **not reached**: 5.0× theirs, goal ≥ 6×" in text
+    assert "- reached: takes 0.20× the time of theirs, goal ≤ 0.25×" in text
+    assert "- **not reached**: takes 0.20× the time of theirs, goal ≤ 0.15×" in text
     assert "- reached: memory grows" in text
     assert text.index("row another") < text.index("row sleeping")
 

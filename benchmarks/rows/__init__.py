@@ -6,7 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from goals import AtLeast, Goal, GrowsAtMost, MemoryAtMost, RateAtLeast, SecondsAtMost, ShareAtMost, SlowsAtMost
+from goals import (
+    AtLeast,
+    Goal,
+    GrowsAtMost,
+    MemoryAtMost,
+    RateAtLeast,
+    SecondsAtMost,
+    ShareAtMost,
+    SlowsAtMost,
+    TimeAtMost,
+)
 
 __all__ = [
     "AtLeast",
@@ -18,6 +28,7 @@ __all__ = [
     "SecondsAtMost",
     "ShareAtMost",
     "SlowsAtMost",
+    "TimeAtMost",
 ]
 
 

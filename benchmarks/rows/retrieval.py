@@ -107,7 +107,7 @@ def _versions() -> str:
     return f"faiss {version('faiss-cpu')}, numpy {version('numpy')}"
 
 
-NUMPY = "numpy, one by one"
+NUMPY, BATCHED = "numpy, one by one", f"numpy, {BATCH} at a time"
 FAISS = "faiss.IndexFlatIP, all at once"
 
 ROW = Row(
@@ -122,14 +122,21 @@ ROW = Row(
         Contestant("the same, one by one", partial(_program, "refrain-alone")),
         Contestant(FAISS, partial(_program, "faiss")),
         Contestant(NUMPY, partial(_program, "numpy-alone")),
-        Contestant(f"numpy, {BATCH} at a time", partial(_program, "numpy")),
+        Contestant(BATCHED, partial(_program, "numpy")),
     ),
-    goals=(AtLeast(8, NUMPY), AtLeast(8, NUMPY, times=10), AtLeast(1, FAISS, times=10)),
+    goals=(
+        AtLeast(8, NUMPY),
+        AtLeast(8, NUMPY, times=10),
+        AtLeast(2, BATCHED),
+        AtLeast(2, BATCHED, times=10),
+        AtLeast(1, FAISS, times=10),
+    ),
     versions=_versions,
     turns=3,
     note=(
         f"The {K} nearest of 384-dimensional vectors for {NUM_QUERIES} questions, each with a date of its own in the "
-        "newest fiftieth and six rows left out; the answers are exact. numpy: products, then `argpartition`. FAISS: "
-        "without dates and rows left out, by its BLAS."
+        "newest fiftieth and six rows left out; the answers are exact. numpy: products, then `argpartition`; with "
+        "batches, half of its time and more is the products alone, which all need: there the goal is as if choosing "
+        "took nothing, and 8× cannot be. FAISS: without dates and rows left out, by its BLAS."
     ),
 )

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from rows import AtLeast, Contestant, Row
+from rows import AtLeast, Contestant, GrowsAtMost, Row
 from training.work import SHAPES
 from training.work import prepare as prepare_work
 
@@ -31,8 +31,8 @@ def _versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
-def _contestant(name: str, program: str) -> Contestant:
-    return Contestant(name, partial(_program, program), upto=1)
+def _contestant(name: str, program: str, upto: int = 1) -> Contestant:
+    return Contestant(name, partial(_program, program), upto=upto)
 
 
 ROW = Row(
@@ -41,7 +41,7 @@ ROW = Row(
     size=200,
     prepare=_prepare,
     contestants=(
-        _contestant("`refrain train`", "refrain"),
+        _contestant("`refrain train`", "refrain", upto=10),
         _contestant(RANDOM, "random"),
         _contestant(GROUPED, "grouped"),
         *([_contestant(PACKED, "packed")] if find_spec("trl") else []),
@@ -50,9 +50,10 @@ ROW = Row(
         AtLeast(2, RANDOM),
         AtLeast(1.25, GROUPED),
         *([AtLeast(1, PACKED)] if find_spec("trl") else []),
+        GrowsAtMost(1.1),
     ),
     figures=("padding",),
-    turns=3,
+    turns=2,
     versions=_versions,
     note=(
         "By CPU time, in fp32 on one core, a Llama of width 192 and four layers, one epoch; the goals were set for a "

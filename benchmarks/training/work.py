@@ -67,7 +67,7 @@ def prepare(folder: Path, num_chunks: int, shape: Shape) -> None:
     from jobs.stages import Inputs, Outputs
     from jobs.stages.sample import Config, run
 
-    _make_base(folder / "base", shape)
+    make_base(folder / "base", shape)
     rng = random.Random(0)
     lengths = [min(LONGEST, max(12, int(rng.lognormvariate(5.2, 0.9)))) for _ in range(num_chunks)]
     ids = np.random.default_rng(0).integers(2, shape.vocabulary, sum(lengths), np.int32)
@@ -107,7 +107,8 @@ def _entry(number: int, length: int) -> dict[str, Any]:
     }
 
 
-def _make_base(folder: Path, shape: Shape) -> None:
+def make_base(folder: Path, shape: Shape) -> None:
+    """A Llama of that shape with random weights, and some tokenizer."""
     import torch
     from ml.tiny import tiny_base
     from transformers import LlamaConfig, LlamaForCausalLM
