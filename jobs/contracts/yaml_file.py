@@ -1,4 +1,4 @@
-"""YAML as Kubernetes reads it, remembering the line of every value.
+"""YAML as Kubernetes reads it, and JSON, remembering the line of every value.
 
 PyYAML follows YAML 1.1 where `1:4` is the number 64, `2e-4` a string and `2026-01-01` a date, and of
 two equal keys it takes the last; `kubectl` does none of that. Neither does this.
@@ -6,6 +6,7 @@ two equal keys it takes the last; `kubectl` does none of that. Neither does this
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Hashable, Sequence
@@ -49,11 +50,8 @@ def read_yaml(path: Path) -> Document:
     if len(data) > MAX_BYTES:
         raise ConfigError(f"larger than {MAX_BYTES:,} bytes", where=str(path), hint="is this the right file?")
     try:
-        loader = _Loader(data.decode())
-        root = loader.get_single_node()
-        if root is None:
-            raise ConfigError("empty", where=str(path))
-        return Document(loader.construct_document(root), root)
+        text = data.decode()
+        return _json(text) or _yaml(text, path)
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 text (byte {error.start})", where=str(path)) from error
     except yaml.MarkedYAMLError as error:
@@ -64,6 +62,44 @@ def read_yaml(path: Path) -> Document:
         raise ConfigError(f"not YAML: {error}", where=str(path)) from error
     except RecursionError as error:
         raise ConfigError("nested too deeply", where=str(path)) from error
+
+
+def _yaml(text: str, path: Path) -> Document:
+    loader = _Loader(text)
+    root = loader.get_single_node()
+    if root is None:
+        raise ConfigError("empty", where=str(path))
+    return Document(loader.construct_document(root), root)
+
+
+def _json(text: str) -> Document | None:
+    """The document where the text is a JSON object; None for what is none, or is to be told of as YAML.
+
+    YAML holds all of JSON, but PyYAML joins no character that is escaped in two halves, and bears no tabs
+    between values. Where it cannot tell the lines, all is on the first one.
+    """
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number)
+    except ValueError:
+        return None
+    try:
+        root = _Loader(text).get_single_node()
+    except yaml.YAMLError:
+        root = None
+    return Document(value, root or yaml.MappingNode("", [], yaml.Mark("", 0, 0, 0, None, 0)))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a key twice")
+    return value
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def _read(path: Path) -> bytes:
