@@ -50,7 +50,10 @@ def test_json_is_read_as_json(tmp_path_factory: pytest.TempPathFactory, value: A
     ("text", "message"),
     [
         (json.dumps(CYCLE, indent=2).replace('"base"', '"bass"'), r"cycle.json, line 18: spec.model.base: is required"),
-        (json.dumps(CYCLE, indent="\t").replace('"base"', '"bass"'), "cycle.json, line 1: spec.model.base: is required"),
+        (
+            json.dumps(CYCLE, indent="\t").replace('"base"', '"bass"'),
+            "cycle.json, line 1: spec.model.base: is required",
+        ),
         ('{"kind": "RetrainCycle", "kind": "RetrainCycle"}', "'kind' twice"),
         ('{"kind": NaN}', "apiVersion"),
         ('{"kind": "RetrainCycle"', "not YAML"),
