@@ -142,7 +142,8 @@ class Api:
             method, path, header_params=headers, auth_settings=["BearerToken"], query_params=list((query or {}).items())
         )
         _, url, sent_headers, _, _ = prepared
-        data = None if body is None else orjson.dumps(body).decode()
+        # The client writes JSON itself, but for what it takes for YAML.
+        data = orjson.dumps(body).decode() if content_type.endswith("yaml") else body
         try:
             answer = self._client.call_api(method, url, sent_headers, data, _request_timeout=_SECONDS)
             content: bytes = answer.read()

@@ -27,6 +27,7 @@ class _Unlimited:
 def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
     """The handlers, for one reconciler."""
     handlers = kopf.OperatorRegistry()
+    kopf.on.login(registry=handlers, retries=3)(kopf.login_via_client)
     _run_beside(handlers, reconciler)
     _watch(handlers, reconciler)
     if reconciler.settings.inference is not None:

@@ -56,6 +56,8 @@ def command(*, config: Path, health_port: int, metrics_port: int, log_format: st
     It goes by the pod's service account, or by the current kubeconfig; it holds no credentials of the store.
     """
     kopf.configure(verbose=verbose, log_format=kopf.LogFormat.JSON if log_format == "json" else kopf.LogFormat.FULL)
+    for noisy in ("urllib3", "kubernetes"):  # every request, with its body
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = load_settings(config)
     api = connect(settings.namespace)
     _wait_until_ready(api, settings)
