@@ -168,15 +168,15 @@ class Answerer(AbstractContextManager["Answerer"]):
         if self._store is not None and self._store.exists(BASE_KEY):
             settled = orjson.loads(self._store.get(BASE_KEY))
         name = wanted.base or settled.get("base")
-        if not name and wanted.adapter is None:
-            self._notes.append("there is no base model yet: these are the sources alone")
-            return None
         known = settled.get("revision") if name and name == settled.get("base") else None
         revision = wanted.revision or known
-        if wanted.adapter is None:
+        if wanted.adapter is not None:
+            base = base_of(wanted.adapter, name, revision, options=self._options)
+        elif name:
             base = find_base(name, revision, options=self._options)
         else:
-            base = base_of(wanted.adapter, name, revision, options=self._options)
+            self._notes.append("there is no base model yet: these are the sources alone")
+            return None
         if settled and base.digest != settled["digest"]:
             raise ConfigError(
                 f"the archive's adapters are of another base model: its digest is {settled['digest']} "

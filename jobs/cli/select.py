@@ -33,6 +33,12 @@ def _thresholds(_context: click.Context, _parameter: click.Parameter, value: tup
     return tuple(str(threshold_of(one)) for one in value)
 
 
+def _ladder(_context: click.Context, _parameter: click.Parameter, value: str) -> tuple[str, ...]:
+    from jobs.selection.ladder import read_ladder
+
+    return tuple(map(str, read_ladder(value)))
+
+
 @click.command(name="select")
 @click.argument("results", type=options.Place(path_type=Path), nargs=-1, metavar="[EVAL_RESULTS]...")
 @click.option(
@@ -67,6 +73,13 @@ def _thresholds(_context: click.Context, _parameter: click.Parameter, value: tup
 )
 @click.option(
     "--max-retrain-attempts", type=click.IntRange(0, 10), default=2, show_default=True, help="How often it may."
+)
+@click.option(
+    "--ladder",
+    default="0.5,0.25:cap",
+    show_default=True,
+    callback=_ladder,
+    help="How it then trains: the learning rate's factor for each attempt; :cap rehearses as much as may be.",
 )
 @click.option(
     "--confidence",

@@ -69,13 +69,11 @@ _SAMPLING = ("epochs", "replay_ratio", "batch_size", "batch_tokens")
 @click.option("--warmup-ratio", type=options.Number(0, 1), default=0.03, show_default=True, help="Share of the steps.")
 @click.option("--weight-decay", type=options.Number(0), default=0.0, show_default=True, help="AdamW's.")
 @click.option("--max-grad-norm", type=options.Number(0, min_open=True), default=1.0, show_default=True, help="Clip.")
-@click.option("--rank", type=click.IntRange(1), default=16, show_default=True, help="Rank of the adapter.")
+@click.option("--rank", type=click.IntRange(1), default=16, show_default=True, help="Rank of the adapter, up to 128.")
 @click.option(
     "--alpha",
     type=options.Number(0, min_open=True),
-    default=32,
-    show_default=True,
-    help="The adapter's scale is alpha / rank.",
+    help="The adapter's scale is alpha / rank.  [default: twice the rank]",
 )
 @click.option(
     "--dropout",

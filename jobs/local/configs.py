@@ -10,7 +10,7 @@ from typing import Any
 from jobs.contracts import stages
 from jobs.contracts.cycle import CycleSpec, RetrainCycle
 from jobs.local.places import is_on_hub
-from jobs.selection.ladder import rung
+from jobs.selection.ladder import Rung, ladder_of, rung
 
 POD_FIELDS = (
     "store.secretRef",
@@ -97,10 +97,14 @@ def _rehearse(spec: CycleSpec, _attempt: int) -> dict[str, Any]:
     }
 
 
+def _rung(spec: CycleSpec, attempt: int) -> Rung:
+    return rung(attempt, ladder_of(spec.selection))
+
+
 def _sample(spec: CycleSpec, attempt: int) -> dict[str, Any]:
     max_share = str(spec.rehearsal.max_share)
     return {
-        "replay_ratio": max_share if rung(attempt).replay_at_cap else spec.rehearsal.ratio,
+        "replay_ratio": max_share if _rung(spec, attempt).replay_at_cap else spec.rehearsal.ratio,
         "batch_size": spec.training.batch_size,
         "batch_tokens": spec.training.batch_tokens,
         "min_per_bucket": spec.rehearsal.min_per_bucket,
@@ -122,7 +126,7 @@ def _train(spec: CycleSpec, attempt: int) -> dict[str, Any]:
         "alpha": lora.alpha,
         "dropout": lora.dropout,
         "target_modules": lora.target_modules,
-        "learning_rate": training.learning_rate * rung(attempt).learning_rate_factor,
+        "learning_rate": training.learning_rate * _rung(spec, attempt).learning_rate_factor,
         "learning_rate_schedule": training.learning_rate_schedule,
         "warmup_ratio": training.warmup_ratio,
         "weight_decay": training.weight_decay,
@@ -172,6 +176,7 @@ def _select(spec: CycleSpec, _attempt: int) -> dict[str, Any]:
         "max_retrain_attempts": selection.max_retrain_attempts,
         "confidence": gate.confidence,
         "min_threads": gate.min_threads,
+        "ladder": tuple(map(str, ladder_of(selection))),
         "top_k": spec.evaluation.top_k,
     }
 

@@ -22,6 +22,9 @@ _LOGITS_AT_ONCE = 1 << 26
 """Logits that training holds at a time (jobs.ml.training.loss_model), in fp32, with their gradient."""
 _LOGITS_BYTES = 8
 
+ONE_GPU_BYTES = 80 << 30
+"""What one GPU holds that is made for training; a few hold more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -60,6 +63,19 @@ def training_memory(base: BaseFacts, num_trainable: int, training: TrainingSpec,
         activations=layers,
         logits=min(num_tokens * base.vocabulary, _LOGITS_AT_ONCE) * _LOGITS_BYTES,
     )
+
+
+def one_gpu_notes(base: BaseFacts, training: TrainingSpec) -> list[str]:
+    """What is to be told of a base model that one GPU cannot hold: only train cuts it up, or loads it in 4 bits."""
+    weights = base.num_parameters * _BYTES[training.precision]
+    if weights <= ONE_GPU_BYTES:
+        return []
+    gib = 1 << 30
+    told = (
+        f"the base model takes {weights / gib:,.0f} GiB in {training.precision}, and evaluate and ask load it whole on "
+        f"one device: a GPU of {ONE_GPU_BYTES // gib} GiB cannot hold it. train alone can cut it up (FSDP2)"
+    )
+    return [told]
 
 
 def checkpoint_bytes(num_trainable: int) -> int:

@@ -16,6 +16,7 @@ import orjson
 from jobs.assignments.archive import Archive
 from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.cycle import CycleSpec, RetrainCycle
+from jobs.contracts.cycle.learning import rank_notes
 from jobs.contracts.errors import MissingInputError
 from jobs.contracts.folder_store import FolderStore
 from jobs.contracts.records import Json
@@ -24,7 +25,7 @@ from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.files import scratch_folder
 from jobs.local.base_facts import BaseFacts, base_facts
 from jobs.local.configs import Machine
-from jobs.local.estimates import checkpoint_bytes, num_checkpoints, training_memory
+from jobs.local.estimates import checkpoint_bytes, num_checkpoints, one_gpu_notes, training_memory
 from jobs.local.overlay_store import OverlayStore
 from jobs.local.places import reach
 from jobs.local.running import CycleRun
@@ -138,6 +139,7 @@ def _tell_data(plan: Plan, status: Status, min_threads: int) -> None:
 
 def _tell_training(plan: Plan, cycle: RetrainCycle, store: Store, options: StoreOptions, speed: float | None) -> None:
     name, spec = cycle.metadata.name, cycle.spec
+    plan.warnings += rank_notes(spec.model.lora.rank)
     schedule = orjson.loads(store.get(artifact_key(name, "sample", "schedule")))
     figures = schedule["report"]
     plan.rehearsal |= {"quota": schedule["quota"]} | {key: figures[key] for key in ("share_chunks", "share_tokens")}
@@ -172,6 +174,7 @@ def _tell_training(plan: Plan, cycle: RetrainCycle, store: Store, options: Store
 
 
 def _tell_size(plan: Plan, spec: CycleSpec, facts: BaseFacts, at_once: int) -> None:
+    plan.warnings += one_gpu_notes(facts, spec.training)
     trainable = facts.num_trainable(spec.model.lora)
     memory = training_memory(facts, trainable, spec.training, at_once)
     plan.training |= {"num_parameters": facts.num_parameters, "num_trainable": trainable}

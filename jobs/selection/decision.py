@@ -52,7 +52,7 @@ class Decision:
     @property
     def retrain(self) -> Rung | None:
         """How the next attempt trains, where there is one."""
-        return rung(self.evaluation.num_attempts) if self.outcome == "Retrain" else None
+        return rung(self.evaluation.num_attempts, self.rules.ladder) if self.outcome == "Retrain" else None
 
 
 def decide(

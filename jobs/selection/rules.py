@@ -9,6 +9,7 @@ from typing import Literal
 
 from jobs.contracts.cycle.learning import WEIGHTS, check_weights, parse_threshold
 from jobs.contracts.errors import UsageError
+from jobs.selection.ladder import LADDER, Rung
 
 Strategy = Literal["LowestLoss", "Weighted", "Pareto"]
 STRATEGIES: tuple[Strategy, ...] = ("LowestLoss", "Weighted", "Pareto")
@@ -48,6 +49,8 @@ class Rules:
     max_retrain_attempts: int = 2
     confidence: float = 0.95
     min_threads: int = 12
+    ladder: tuple[Rung, ...] = LADDER
+    """How further attempts train."""
 
     def confidence_after(self, num_attempts: int) -> float:
         """The interval's: what may go wrong by chance is divided by the number of attempts (Bonferroni)."""

@@ -12,6 +12,7 @@ from jobs.contracts.records import Json
 from jobs.files import read_json, write_json
 from jobs.selection.decision import as_json, decide
 from jobs.selection.evaluation import read_evaluations
+from jobs.selection.ladder import read_ladder
 from jobs.selection.rules import Rules, Strategy, checked_weights, threshold_of
 from jobs.stages import Inputs, Outputs, how
 
@@ -27,6 +28,8 @@ class Config:
     max_retrain_attempts: int = 2
     confidence: float = 0.95
     min_threads: int = 12
+    ladder: tuple[str, ...] = ("0.5", "0.25:cap")
+    """How each further attempt trains: what the learning rate is multiplied by, and where rehearsal is at its cap."""
     top_k: int = 5
     """As the cycle's spec says it; what counts is what evaluate has used, which stands in its results."""
     is_gated: bool = True
@@ -67,6 +70,7 @@ def rules_of(config: Config) -> Rules:
         config.max_retrain_attempts,
         config.confidence,
         config.min_threads,
+        read_ladder(",".join(config.ladder)),
     )
 
 

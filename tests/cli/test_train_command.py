@@ -146,6 +146,20 @@ def test_the_train_set_is_archived_and_rehearsed_from(
     assert set(replayed) <= {one["chunk_id"] for one in old}
 
 
+def test_alpha_is_twice_the_rank_and_a_rank_without_use_is_told(
+    ready: Path, files: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    common = ["train", "--base", ready / "base", "--schedule", "epoch_schedule.json", "--device", "cpu"]
+    assert refrain(*common, "--rank", 129, "--output-dir", "many") == 0
+    assert "refrain: note: rank 129 is more than 128" in capfd.readouterr().err
+    said = json.loads((files / "many/step_6/adapter_config.json").read_text())
+    assert (said["r"], said["lora_alpha"]) == (129, 258)
+    # Said or not, it is the same training: it is there already.
+    before = digests(files / "many")
+    assert refrain(*common, "--rank", 129, "--alpha", 258, "--output-dir", "many") == 0
+    assert digests(files / "many") == before
+
+
 def test_from_an_adapter_in_a_folder(ready: Path, files: Path, capfd: pytest.CaptureFixture[str]) -> None:
     common = ["--schedule", "epoch_schedule.json", "--val", "val.json"]
     assert train(ready, *common, "--output-dir", "first") == 0

@@ -152,6 +152,12 @@ def test_the_example_is_one(tmp_path):
         ),
         ("selection: {thresholds: ['val_perplexity 15']}", "not a threshold: 'val_perplexity 15'"),
         ("selection: {thresholds: ['val_perplexty <= 15']}", "no metric is called 'val_perplexty'"),
+        ("selection: {ladder: []}", "spec.selection.ladder: list should have at least 1 item"),
+        (
+            "selection: {ladder: [{learningRateFactor: 0}]}",
+            "spec.selection.ladder[0].learningRateFactor: input should be greater than 0, not 0",
+        ),
+        ("selection: {ladder: [{replay: cap}]}", "spec.selection.ladder[0].replay: there is no such field"),
         (
             "selection: {strategy: Best}",
             "spec.selection.strategy: input should be 'LowestLoss', 'Weighted' or 'Pareto'",

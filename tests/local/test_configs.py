@@ -50,7 +50,7 @@ MAPPED: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "model.revision": (COMMIT, {"train.revision": COMMIT, "evaluate.revision": COMMIT}),
     "model.startFrom": ("Base", {"train.start_from": "Base"}),
-    "model.lora.rank": (4, {"train.rank": 4}),
+    "model.lora.rank": (4, {"train.rank": 4, "train.alpha": 8.0}),
     "model.lora.alpha": (8, {"train.alpha": 8.0}),
     "model.lora.dropout": (0.25, {"train.dropout": 0.25}),
     "model.lora.targetModules": ("q_proj,v_proj", {"train.target_modules": "q_proj,v_proj"}),
@@ -86,6 +86,7 @@ MAPPED: dict[str, tuple[Any, dict[str, Any]]] = {
     "selection.thresholds": (["val_perplexity <= 15"], {"select.thresholds": ("val_perplexity <= 15",)}),
     "selection.improvementThreshold": (0.5, {"select.improvement_threshold": 0.5}),
     "selection.maxRetrainAttempts": (5, {"select.max_retrain_attempts": 5}),
+    "selection.ladder": ([{"learningRateFactor": 3, "replayAtCap": True}], {"select.ladder": ("3.0:cap",)}),
     "promotion.mode": ("Manual", {"promote.mode": "Manual"}),
     "promotion.gate.confidence": (0.9, {"select.confidence": 0.9}),
     "promotion.gate.minThreads": (44, {"select.min_threads": 44}),
@@ -210,6 +211,24 @@ def test_further_attempts_go_down_the_ladder():
     assert [one["sample.seed"] for one in (first, second, third)] == [42, 43, 44]
     same = {name for name in first if first[name] == second[name] == third[name]}
     assert set(first) - same == {"train.learning_rate", "sample.replay_ratio", "sample.seed"}
+
+
+def test_a_ladder_of_ones_own():
+    ladder = [{"learningRateFactor": 2.0, "replayAtCap": True}, {}, {"learningRateFactor": 0.25}]
+    cycle = cycle_of(Path("/there"), rehearsal={"ratio": "1:9", "maxShare": 0.15}, selection={"ladder": ladder})
+    attempts = [settings(cycle, attempt) for attempt in range(6)]
+    rates = [one["train.learning_rate"] for one in attempts]
+    assert rates == pytest.approx([2e-4, 4e-4, 2e-4, 5e-5, 5e-5, 5e-5])
+    assert [one["sample.replay_ratio"] for one in attempts] == ["1:9", "0.15", "1:9", "1:9", "1:9", "1:9"]
+    assert {one["select.ladder"] for one in attempts} == {("2.0:cap", "1.0", "0.25")}
+
+
+def test_the_ladder_of_the_spec_is_that_of_select():
+    from jobs.selection.ladder import LADDER
+    from jobs.stages.select import Config, rules_of
+
+    assert settings(cycle_of(Path("/there")))["select.ladder"] == Config().ladder
+    assert rules_of(Config()).ladder == LADDER
 
 
 def test_replay_at_its_cap_is_what_sample_takes():

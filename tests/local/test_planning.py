@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -16,7 +17,7 @@ from jobs.contracts.errors import InputError, MissingInputError
 from jobs.contracts.store import StoreOptions
 from jobs.local.base_facts import BaseFacts, base_facts
 from jobs.local.configs import Machine
-from jobs.local.estimates import checkpoint_bytes, num_checkpoints, training_memory
+from jobs.local.estimates import checkpoint_bytes, num_checkpoints, one_gpu_notes, training_memory
 from jobs.local.plan_text import plan_text, size
 from jobs.local.planning import Plan, plan_cycle
 from jobs.local.session import Session
@@ -121,6 +122,15 @@ def test_too_few_val_threads_for_a_promotion_are_told(place: Path) -> None:
     assert enough.warnings == []
 
 
+def test_a_rank_without_use_is_told(place: Path) -> None:
+    enough = plan_of(place, model={"base": "./base", "lora": {"rank": 128}})
+    assert not any("rank" in one for one in enough.warnings)
+    many = plan_of(place, model={"base": "./base", "lora": {"rank": 129}})
+    (told,) = (one for one in many.warnings if "rank" in one)
+    assert told.startswith("rank 129 is more than 128")
+    assert f"note       {told}" in plan_text(many)
+
+
 def test_a_cycle_that_would_be_skipped(place: Path) -> None:
     plan = plan_of(place, window={"minNewMessages": 9999})
     assert plan.message.startswith("it would be skipped: ")
@@ -202,6 +212,15 @@ def test_the_memory_of_a_model_by_hand() -> None:
     assert saving.activations == 2 * 2 * 10 * 8 + 34 * 10 * 8
     quantized = training_memory(facts, 50, TrainingSpec(quantization="4bit"), 10)
     assert 500 < quantized.weights < 600
+
+
+def test_a_base_that_one_gpu_cannot_hold_is_told() -> None:
+    facts = BaseFacts(70 * 10**9, num_layers=80, width=8192, vocabulary=128_256, linear={})
+    (told,) = one_gpu_notes(facts, TrainingSpec(precision="bf16", quantization="4bit"))
+    assert told.startswith("the base model takes 130 GiB in bf16, and evaluate and ask load it whole on one device")
+    facts = replace(facts, num_parameters=32 * 10**9)
+    assert one_gpu_notes(facts, TrainingSpec(precision="bf16")) == []
+    assert len(one_gpu_notes(facts, TrainingSpec(precision="fp32"))) == 1
 
 
 def test_logits_are_held_in_blocks() -> None:

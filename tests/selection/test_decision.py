@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from selection.builders import Results
 
-from jobs.contracts.errors import InputError
+from jobs.contracts.errors import InputError, UsageError
 from jobs.selection.decision import as_json, decide
 from jobs.selection.evaluation import half_of, read_evaluations
-from jobs.selection.ladder import rung
+from jobs.selection.ladder import LADDER, Rung, read_ladder, rung
 from jobs.selection.rules import Rules
 
 LOSS = Rules("LowestLoss", improvement_threshold=0.01)
@@ -168,6 +169,27 @@ def test_settings_of_attempts() -> None:
         (0.25, True),
         (0.25, True),
     ]
+
+
+def test_a_ladder_of_ones_own() -> None:
+    rules = replace(LOSS, ladder=read_ladder("3.5:cap, 0.1"))
+    attempts = [Results().add("step_4", 0.01, spread=0.005)]
+    assert decision(rules, *attempts)["retrain"] == {"learning_rate_factor": 3.5, "replay": "cap"}
+    attempts.append(Results().add("step_5", 0.012, spread=0.005))
+    assert decision(rules, *attempts)["retrain"] == {"learning_rate_factor": 0.1, "replay": None}
+    assert [rung(n, rules.ladder) for n in range(4)] == [Rung(), Rung(3.5, replay_at_cap=True), Rung(0.1), Rung(0.1)]
+
+
+@pytest.mark.parametrize("text", ["", "half", "0", "-1", "nan", "inf", "101", "0.5:top", ",".join(["1"] * 11)])
+def test_what_is_no_ladder(text: str) -> None:
+    with pytest.raises(UsageError, match="not a ladder"):
+        read_ladder(text)
+
+
+def test_a_ladder_is_read_as_it_is_written() -> None:
+    for text in ("0.5,0.25:cap", "0.123456789,1.0:cap,100.0"):
+        assert ",".join(map(str, read_ladder(text))) == text
+    assert read_ladder("0.5,0.25:cap") == LADDER
 
 
 def test_a_loss_that_is_no_number_loses() -> None:

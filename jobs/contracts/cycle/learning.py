@@ -7,16 +7,27 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from jobs.contracts.cycle.bounds import DAY_SECONDS, YEAR_SECONDS, CycleModel, rules, text
+from jobs.contracts.cycle.bounds import DAY_SECONDS, ENTRIES, YEAR_SECONDS, CycleModel, rules, text
+
+MANY_RANKS = 128
+"""The most that an adapter is known to have use for."""
+
+
+def rank_notes(rank: int) -> list[str]:
+    """What a user should know of a rank."""
+    if rank <= MANY_RANKS:
+        return []
+    what = f"rank {rank} is more than {MANY_RANKS}: an adapter of mail has no known use for it"
+    return [f"{what}, and memory, checkpoints and time grow with it"]
 
 
 class Lora(CycleModel):
     """The adapter."""
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Rank of the update."""
-    alpha: Annotated[float, Field(gt=0, le=10_000)] = 32
-    """Scale: the update is multiplied by alpha / rank."""
+    """Rank of the update; more than 128 has no known use."""
+    alpha: Annotated[float, Field(gt=0, le=10_000)] | None = None
+    """Scale: the update is multiplied by alpha / rank; absent: twice the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout on the adapter's input."""
     target_modules: Annotated[str, text(1024)] = "all-linear"
@@ -159,8 +170,18 @@ _THRESHOLD_RULES = rules(
 Weights = Annotated[
     dict[Annotated[str, text(63)], Annotated[float, Field(ge=0, le=1000)]],
     Field(max_length=len(WEIGHTS), json_schema_extra=_WEIGHT_RULES),
+    ENTRIES,
 ]
 Threshold = Annotated[str, text(128), Field(json_schema_extra=_THRESHOLD_RULES)]
+
+
+class Rung(CycleModel):
+    """How a further attempt trains, in relation to the cycle's settings."""
+
+    learning_rate_factor: Annotated[float, Field(gt=0, le=100)] = 1.0
+    """What training.learningRate is multiplied by."""
+    replay_at_cap: bool = False
+    """Rehearse as much as rehearsal.maxShare allows, whatever rehearsal.ratio says."""
 
 
 class SelectionSpec(CycleModel):
@@ -176,6 +197,11 @@ class SelectionSpec(CycleModel):
     """Gain over the incumbent below which the cycle trains again."""
     max_retrain_attempts: Annotated[int, Field(ge=0, le=10)] = 2
     """How often it may."""
+    ladder: Annotated[list[Rung], Field(min_length=1, max_length=10)] = [
+        Rung(learning_rate_factor=0.5),
+        Rung(learning_rate_factor=0.25, replay_at_cap=True),
+    ]
+    """How each further attempt trains, the first of them first; those beyond the last rung train like it."""
 
     @field_validator("weights")
     @classmethod
