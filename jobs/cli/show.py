@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from jobs.assignments.archive import Archive
     from jobs.contracts.records import Json
     from jobs.intake.trace import ThreadTrace, Trace
+    from jobs.local.exposed import Exposure
 
 
 @click.command()
@@ -32,7 +34,8 @@ def command(*, name: str, assignments: Path, store: str | None, as_json: bool) -
     """Say where a mail went, and why; or print a chunk.
 
     A mail is named by its Message-ID or by the digest of it that stands in the log and in
-    exclusions.json. Of a thread, its chunks and messages are listed.
+    exclusions.json. Of a thread, its chunks and messages are listed. Of a mail, so are the adapters that were
+    trained on it or went on from such a one, and what a rollback brings back that has not seen it.
 
     \b
       refrain show '<20190701.1@example.org>'
@@ -51,8 +54,14 @@ def command(*, name: str, assignments: Path, store: str | None, as_json: bool) -
     if "@" not in name and (thread := trace.trace_thread(archive, name)) is not None:
         click.echo(orjson.dumps(thread, option=orjson.OPT_INDENT_2) if as_json else _thread_text(thread))
         return
+    from jobs.local.exposed import exposure_of
+
     found = trace.trace_message(archive, name)
-    click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2) if as_json else _trace_text(found))
+    exposure = exposure_of(archive.store, found.digest)
+    if as_json:
+        click.echo(orjson.dumps(asdict(found) | asdict(exposure), option=orjson.OPT_INDENT_2))
+    else:
+        click.echo(_trace_text(found, exposure))
 
 
 def _archive(assignments: Path, store: str | None) -> Archive:
@@ -92,7 +101,9 @@ def _thread_text(thread: ThreadTrace) -> str:
     return _table(rows)
 
 
-def _trace_text(trace: Trace) -> str:
+def _trace_text(trace: Trace, exposure: Exposure) -> str:
+    from jobs.local.exposed import exposure_rows
+
     mail = trace.mail or {}
     rows = [("message", trace.message_id)]
     rows += [(name, str(mail[name])) for name in ("sender", "date", "subject") if name in mail]
@@ -107,6 +118,7 @@ def _trace_text(trace: Trace) -> str:
     rows += [("note", note) for note in trace.notes]
     if not mail:
         rows.append(("note", "its text is not in the archive"))
+    rows += exposure_rows(exposure)
     return _table(rows)
 
 

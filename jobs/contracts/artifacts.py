@@ -123,6 +123,11 @@ def marker_of(key: str) -> tuple[str, int] | None:
     return (match[2], int(match[1] or 0)) if match else None
 
 
+def exposures_key(adapter: str) -> str:
+    """Key of what the training that made an adapter, `cycles/…/train/checkpoints/<item>`, was trained on."""
+    return f"{adapter.rpartition('/')[0].rpartition('/')[0]}/{ARTIFACTS['exposures'].filename}"
+
+
 def finished_key(cycle: str) -> str:
     """Key of the status that a cycle has ended with."""
     return f"cycles/{cycle}/finished.json"

@@ -20,6 +20,8 @@ class Trace:
     """What the archive knows of one mail."""
 
     message_id: str
+    digest: str
+    """The id's short digest."""
     thread_id: str
     split: str
     why: str
@@ -81,6 +83,7 @@ def trace_message(archive: Archive, message_id: str) -> Trace:
     record = _mail(archive, row, digest)
     trace = Trace(
         message_id=record["message_id"] if record else message_id,
+        digest=digest,
         thread_id=row.thread_id,
         split=row.split,
         why=_why(row, parameters),

@@ -2,8 +2,8 @@
 
 Of each finished cycle the newest checkpoints stay, and of all cycles but the newest ones nothing but
 how they ended (`finished.json`). Whatever is in the production records stays: the adapter in service,
-and those before it, which a rollback brings back. So do all cycles that have not ended. Nothing
-outside `cycles/` is ever touched.
+and those before it, which a rollback brings back, each with what it was trained on (`exposures.json`). So
+do all cycles that have not ended. Nothing outside `cycles/` is ever touched.
 
 An item's marker goes before its files, and of a cycle that is just ending nothing goes that tells how it has
 ended: killed anywhere, nothing that counts is damaged, and the next clean-up does the rest.
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from jobs.contracts.artifacts import ARTIFACTS, finished_key
+from jobs.contracts.artifacts import ARTIFACTS, exposures_key, finished_key
 from jobs.contracts.cycle.data import Retention
 from jobs.contracts.store import Store
 from jobs.items import COMPLETE, STATE
@@ -77,11 +77,12 @@ def _ended_cycles(store: Store, ending: tuple[str, Status] | None) -> Iterator[_
 
 
 def _of_old_cycle(cycle: _Cycle, in_service: set[str]) -> Iterator[str]:
-    """All of a cycle but how it ended, and the adapters in the production records."""
+    """All of a cycle but how it ended, and the adapters in the production records with what they were trained on."""
+    trained_on = {exposures_key(adapter) for adapter in in_service}
     for key in _markers_first(cycle.keys):
         item = _ITEM.match(key)
         kept = item and item[1] in in_service and not key.startswith(f"{item[1]}/{STATE}/")
-        if key != finished_key(cycle.name) and not kept:
+        if key != finished_key(cycle.name) and not kept and key not in trained_on:
             yield key
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from jobs.contracts.artifacts import BASE_KEY, artifact_key
+from jobs.contracts.cycle.learning import rank_notes
 from jobs.contracts.errors import ConfigError, InputError, UsageError
 from jobs.contracts.records import SPLITS, Chunk, Json
 from jobs.corpus import open_corpus
@@ -47,8 +48,8 @@ class Config:
     start_from: Literal["Incumbent", "Base"] = "Incumbent"
     """Train the adapter in service further, where there is one; or a fresh one."""
     rank: int = 16
-    alpha: float = 32
-    """The update is multiplied by alpha / rank."""
+    alpha: float | None = None
+    """The update is multiplied by alpha / rank; None: twice the rank."""
     dropout: float = 0.05
     """On the adapter's input."""
     target_modules: str = "all-linear"
@@ -90,6 +91,10 @@ class Config:
     tells: bool = how(default=True)
     """Whether it says on standard error where it goes on from and where its progress is served."""
 
+    def __post_init__(self) -> None:
+        # Settled here, so that a training goes on however its alpha was said.
+        object.__setattr__(self, "alpha", float(2 * self.rank if self.alpha is None else self.alpha))
+
 
 def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:
     """Train, or go on where an earlier run of the same settings and inputs was stopped.
@@ -110,7 +115,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:
     _require_train_chunks(steps, source, path, inputs)
     masks = _eval_masks(inputs, source)
     base = find_base(config.base, config.revision or _settled_revision(config, inputs))
-    notes = _fix_base(base, inputs)
+    notes = _fix_base(base, inputs) + rank_notes(config.rank)
     encoder = load_encoder(base)
     corpus = open_corpus(inputs.paths, inputs.archive)
     chunks = {chunk.chunk_id: chunk for chunk in corpus.chunks({name for step in steps for name in step.chunk_ids})}
@@ -121,6 +126,8 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:
         hint = "leave out --early-stop, or make a val set with `refrain window`"
         raise UsageError("early stopping needs a val set, and there is none with a message to score", hint=hint)
     outcome = _trained(config, inputs, outputs, base, data)
+    if "exposures" in outputs:
+        _write_exposures(outputs["exposures"], outcome, data, chunks, _digest_of_start(config, inputs))
     return _written(config, outputs, outcome, data=data, chunks=chunks, schedule=schedule) | (
         {"notes": notes} if notes else {}
     )
@@ -150,13 +157,12 @@ def _trained(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data:
 
 
 def _run_of(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data: TrainingData) -> Run:
-    from jobs.ml.adapters import adapter_digest
     from jobs.ml.training.run import Run
     from jobs.ml.training.settings import Adapter, Hyperparameters
 
-    is_warm = config.start_from == "Incumbent" and bool(inputs.paths.get("incumbent"))
-    start_from = inputs.paths["incumbent"][0] if is_warm else None
-    began_with = adapter_digest(start_from) if start_from else None
+    assert config.alpha is not None
+    start_from = _start(config, inputs)
+    began_with = _digest_of_start(config, inputs) or None
     # The base's digest stands for it, wherever it lies on this machine.
     said = {name: value for name, value in settings_of(config).items() if name not in ("base", "revision")}
     parts = [said, base.digest, base.tokenizer_digest, began_with, inputs.attempt, data.digest()]
@@ -197,6 +203,19 @@ def _run_of(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data: 
     )
 
 
+def _start(config: Config, inputs: Inputs) -> Path | None:
+    """The adapter that training goes on from; None for a fresh one."""
+    is_warm = config.start_from == "Incumbent" and bool(inputs.paths.get("incumbent"))
+    return inputs.paths["incumbent"][0] if is_warm else None
+
+
+def _digest_of_start(config: Config, inputs: Inputs) -> str:
+    from jobs.ml.adapters import adapter_digest
+
+    start_from = _start(config, inputs)
+    return adapter_digest(start_from) if start_from else ""
+
+
 def _in_use(inputs: Inputs, outputs: Outputs, start_from: Path | None) -> Iterator[str]:
     """The names of checkpoints, where this training's go, that are in service or that a rollback may bring back."""
     if inputs.archive is not None:
@@ -209,6 +228,13 @@ def _in_use(inputs: Inputs, outputs: Outputs, start_from: Path | None) -> Iterat
     for path in [*links, *([start_from] if start_from else [])]:
         if path.resolve().parent == folder.resolve():
             yield path.resolve().name
+
+
+def _write_exposures(
+    path: Path, outcome: Outcome, data: TrainingData, chunks: dict[str, Chunk], starts_from: str
+) -> None:
+    counts = Counter(name for step in data.steps[: outcome.num_steps] for name in step.chunk_ids)
+    write_json(path, exposures([chunk for name, chunk in chunks.items() if name in counts], counts, starts_from))
 
 
 def _written(
@@ -228,8 +254,6 @@ def _written(
     counts = Counter(name for step in steps for name in step.chunk_ids)
     seen = [chunk for name, chunk in chunks.items() if name in counts]
     write_json(outputs["trainer_state"], state)
-    if "exposures" in outputs:
-        write_json(outputs["exposures"], exposures(seen, counts))
     losses = [line["loss"] for line in state["log_history"] if "loss" in line]
     items = outputs.items("checkpoints")
     last = items.bring(state["refrain"]["checkpoints"][-1])

@@ -44,7 +44,11 @@ def put_cycle(
         for step in steps:
             put_checkpoint(store, folder, cycle, step, attempt)
         further = f"retrain-{attempt}/" if attempt else ""
-        for stage, name in (("sample", "epoch_schedule.json"), ("train", "trainer_state.json")):
+        for stage, name in (
+            ("sample", "epoch_schedule.json"),
+            ("train", "trainer_state.json"),
+            ("train", "exposures.json"),
+        ):
             store.put(f"cycles/{cycle}/{further}{stage}/{name}", b"{}")
             store.put(f"cycles/{cycle}/{further}{stage}/_SUCCESS.json", b"{}")
     stages = [{"name": "window", "result": {"window_idx": window_idx}}]
@@ -105,9 +109,20 @@ def test_old_cycles_keep_how_they_ended_and_what_was_in_service(store: Store, tm
     clean_up(store, Retention(checkpoints=9, cycles=2))
     kept = [key for key in store.list("cycles/") if key.split("/")[1] in ("week-8", "week-9")]
     adapter = [f"{in_service}/{name}" for name in (COMPLETE, "adapter_model.safetensors")]
-    assert sorted(kept) == sorted([*adapter, finished_key("week-8"), finished_key("week-9")])
+    trained_on = "cycles/week-8/train/exposures.json"
+    assert sorted(kept) == sorted([*adapter, trained_on, finished_key("week-8"), finished_key("week-9")])
     assert items(store, "week-10") == items(store, "week-11") == ["step_1", "step_2", "step_3"]
     assert {key: store.get(key) for key in store.list() if not key.startswith("cycles/")} == others
+
+
+def test_what_a_promoted_attempt_was_trained_on_stays(store: Store, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        put_cycle(store, tmp_path, f"w{number}", number, attempts=3)
+    put_production(store, f"{checkpoints_of('w1', 2)}/step_3")
+    clean_up(store, Retention(checkpoints=1, cycles=1))
+    assert [key for key in store.list("cycles/") if key.endswith("exposures.json") and "/w3/" not in key] == [
+        "cycles/w1/retrain-2/train/exposures.json"
+    ]
 
 
 def test_cycles_that_have_not_ended_are_left_alone(store: Store, tmp_path: Path) -> None:

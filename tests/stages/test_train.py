@@ -121,12 +121,17 @@ class TestWhatItWrites:
         )
         assert exposures["chunks"] == dict(counts)
         parts: Counter[tuple[str, int]] = Counter()
+        context: Counter[str] = Counter()
         for record in read_data(Archive.open(url, read_only=True), "chunks"):
             for message in record["messages"]:
+                if message["context"] and counts[record["chunk_id"]]:
+                    context[short_digest(message["message_id"])] += counts[record["chunk_id"]]
                 if not message["context"] and counts[record["chunk_id"]]:
                     parts[short_digest(message["message_id"]), message["part"]] += counts[record["chunk_id"]]
         expected = {digest: max(n for (one, _), n in parts.items() if one == digest) for digest, _ in parts}
         assert exposures["messages"] == expected
+        assert exposures["context"] == context
+        assert exposures["starts_from"] == ""
         assert exposures["histogram"] == {str(times): n for times, n in sorted(Counter(expected.values()).items())}
         assert exposures["num_messages"] == len(expected) > 5
         assert "2" in exposures["histogram"], "both epochs"
@@ -373,6 +378,13 @@ def command(ready: Path, url: str, *more: object) -> None:
     main(["train", *words, *map(str, more)])
 
 
+def test_alpha_is_twice_the_rank_unless_it_is_said() -> None:
+    from jobs.stages.train import Config
+
+    assert [Config(base="b", rank=rank).alpha for rank in (1, 16, 128)] == [2, 32, 256]
+    assert Config(base="b", rank=4, alpha=32).alpha == 32
+
+
 class TestIncumbent:
     def test_it_starts_from_the_adapter_in_service(self, ready: Path, url: str, undisturbed: Any) -> None:
         """What an earlier cycle has promoted."""
@@ -385,6 +397,7 @@ class TestIncumbent:
         assert result["first_loss"] == pytest.approx(undisturbed[1]["last_loss"], abs=0.1)
         assert result["first_loss"] < undisturbed[1]["first_loss"] - 0.04
         assert result["adapter_sha256"] != undisturbed[1]["adapter_sha256"]
+        assert artifact(url, "exposures")["starts_from"] == undisturbed[1]["adapter_sha256"]
 
     def test_or_from_a_fresh_one_where_that_is_asked(self, ready: Path, url: str, undisturbed: Any) -> None:
         put_into_service(url, undisturbed)
