@@ -7,6 +7,7 @@ digest and is written last, on disk and in a store; an item without one does not
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 from pathlib import Path
@@ -41,6 +42,10 @@ class Items(Protocol):
         """The folder of a complete item on this machine, its digests checked; IntegrityError, MissingInputError."""
         ...
 
+    def check(self, name: str) -> None:
+        """MissingInputError, IntegrityError where a complete item, but for its training state, is not as written."""
+        ...
+
     def publish(self, name: str) -> None:
         """Make a folder that has been written count. Doing it again changes nothing."""
         ...
@@ -73,6 +78,10 @@ class LocalItems:
         """See `Items`."""
         return verify(self.folder / name)
 
+    def check(self, name: str) -> None:
+        """See `Items`: by digests."""
+        verify(self.folder / name)
+
     def publish(self, name: str) -> None:
         """See `Items`."""
         seal(self.folder / name)
@@ -94,12 +103,16 @@ class LocalItems:
 
 
 class StoreItems:
-    """See `Items`: in a store, under a prefix; `folder` is where they are written, and brought to."""
+    """See `Items`: in a store, under a prefix; `folder` is where they are written, and brought to.
 
-    def __init__(self, store: Store, prefix: str, folder: Path) -> None:
+    `thorough`: whether `check` reads files through for their digests; otherwise their sizes must do.
+    """
+
+    def __init__(self, store: Store, prefix: str, folder: Path, *, thorough: bool = False) -> None:
         self.folder = folder
         self._store = store
         self._prefix = prefix.rstrip("/")
+        self._thorough = thorough
 
     def names(self) -> list[str]:
         """See `Items`."""
@@ -128,15 +141,36 @@ class StoreItems:
         if digest.hexdigest() != sha256:
             raise _damaged(f"{self._store.url}/{key}")
 
+    def check(self, name: str) -> None:
+        """See `Items`."""
+        files: Json = orjson.loads(self._store.get(f"{self._prefix}/{name}/{COMPLETE}"))["files"]
+        for file, facts in files.items():
+            key = f"{self._prefix}/{name}/{file}"
+            if not file.startswith(f"{STATE}/") and not self._is_as_written(key, facts):
+                raise _damaged(f"{self._store.url}/{key}")
+
+    def _is_as_written(self, key: str, facts: Json) -> bool:
+        with self._store.open(key) as stream:
+            if self._thorough:
+                return bool(hashlib.file_digest(stream, "sha256").hexdigest() == facts["sha256"])
+            return bool(stream.seek(0, os.SEEK_END) == facts["num_bytes"])
+
     def publish(self, name: str) -> None:
         """See `Items`."""
         marker = seal(self.folder / name)
         key = f"{self._prefix}/{name}/{COMPLETE}"
         if self._store.exists(key) and self._store.get(key) == marker.read_bytes():
             return
-        for file in orjson.loads(marker.read_bytes())["files"]:
-            self._store.upload(f"{self._prefix}/{name}/{file}", self.folder / name / file)
+        files = list(orjson.loads(marker.read_bytes())["files"])
+        self._upload(name, files)
         self._store.upload(key, marker)
+        # Another process of the same stage may have cleaned away what had no marker yet.
+        there = set(self._store.list(f"{self._prefix}/{name}/"))
+        self._upload(name, [file for file in files if f"{self._prefix}/{name}/{file}" not in there])
+
+    def _upload(self, name: str, files: list[str]) -> None:
+        for file in files:
+            self._store.upload(f"{self._prefix}/{name}/{file}", self.folder / name / file)
 
     def delete(self, name: str) -> None:
         """See `Items`."""
@@ -156,6 +190,7 @@ class StoreItems:
         for name in sorted(found.difference(self.names())):
             if _is_item(name, kind):
                 self._delete(f"{name}/")
+                self._store.delete(f"{self._prefix}/{name}/{COMPLETE}")  # another process may have just written it
 
     def _delete(self, prefix: str) -> None:
         for key in list(self._store.list(f"{self._prefix}/{prefix}")):

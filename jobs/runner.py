@@ -96,7 +96,7 @@ def run_in_archive(
         if incumbent and (adapter := bring_adapter(archive.store, incumbent, scratch / "incumbent")):
             paths["incumbent"] = [adapter]
         inputs = Inputs(paths, archive, cycle, _has_sources(archive.store, cycle), attempt)
-        outputs = place.outputs(scratch)
+        outputs = place.outputs(scratch, again=again)
         result = dict(module.run(config, inputs, outputs))
         written = dict(place.upload(outputs))
     new_marker = {
@@ -244,12 +244,17 @@ class _Place:
         hint = f"run {file.stage} with --again"
         return IntegrityError(f"it is not what {file.stage} wrote", where=f"{self.store.url}/{key}", hint=hint)
 
-    def outputs(self, scratch: Path) -> Outputs:
-        """Where the stage writes; items of a folder artifact go to the store as they come."""
+    def outputs(self, scratch: Path, *, again: bool) -> Outputs:
+        """Where the stage writes; items of a folder artifact go to the store as they come.
+
+        Items that are there already are checked more closely where it runs `again`: something may be wrong with them.
+        """
         kinds = [kind for kind in self.row.writes if kind != "assignments"]
         paths = {kind: scratch / ARTIFACTS[kind].filename for kind in kinds}
         folders = {
-            kind: StoreItems(self.store, self._key(kind), paths[kind]) for kind in kinds if ARTIFACTS[kind].is_folder
+            kind: StoreItems(self.store, self._key(kind), paths[kind], thorough=again)
+            for kind in kinds
+            if ARTIFACTS[kind].is_folder
         }
         return Outputs(paths, folders)
 
@@ -266,8 +271,12 @@ class _Place:
                 yield kind, {"key": self._key(kind), "sha256": file_digest(path), "num_bytes": path.stat().st_size}
 
     def _published(self, kind: str) -> Json:
+        """What the items are; what `StoreItems.check` raises where one of them is not whole."""
         key = self._key(kind)
-        names = StoreItems(self.store, key, Path()).names()
+        published = StoreItems(self.store, key, Path())
+        names = published.names()
+        for name in names:
+            published.check(name)
         items = {name: hashlib.sha256(self.store.get(f"{key}/{name}/{COMPLETE}")).hexdigest() for name in names}
         return {"key": key, "sha256": hashlib.sha256(orjson.dumps(items)).hexdigest(), "items": items}
 

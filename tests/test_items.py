@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
@@ -72,6 +72,65 @@ def test_publishing_again_writes_nothing_and_a_changed_item_is_replaced(store: S
     write(tmp_path / "a" / "step_1", adapter="others")
     items.publish("step_1")
     assert store.get(f"{PREFIX}/step_1/adapter") == b"others"
+
+
+def test_what_another_process_cleans_away_meanwhile_is_uploaded_again(store: Store, tmp_path: Path) -> None:
+    """Two pods of one stage: the other one takes what has no marker yet for left over."""
+    write(tmp_path / "a" / "step_1", adapter="weights", training_state__optimiser="moments")
+
+    class Meanwhile:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def upload(self, key: str, path: Path) -> None:
+            if key.endswith(COMPLETE):
+                StoreItems(store, PREFIX, tmp_path / "b").clean("step")
+            store.upload(key, path)
+
+    StoreItems(Meanwhile(), PREFIX, tmp_path / "a").publish("step_1")  # type: ignore[arg-type]
+    assert verify(StoreItems(store, PREFIX, tmp_path / "c").bring("step_1"))
+
+
+def test_a_marker_that_comes_while_its_files_are_cleaned_away_does_not_stay(store: Store, tmp_path: Path) -> None:
+    write(tmp_path / "a" / "step_1", adapter="weights", more="weights")
+    items = StoreItems(store, PREFIX, tmp_path / "a")
+    for name in ("adapter", "more"):
+        store.put(f"{PREFIX}/step_1/{name}", b"weights")
+
+    class Meanwhile:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(store, name)
+
+        def delete(self, key: str) -> None:
+            if key.endswith("adapter"):
+                items.publish("step_1")
+            store.delete(key)
+
+    StoreItems(Meanwhile(), PREFIX, tmp_path / "b").clean("step")  # type: ignore[arg-type]
+    assert items.names() == []
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+def test_items_are_checked_where_they_are(store: Store, tmp_path: Path, thorough: bool) -> None:
+    published(store, tmp_path / "a", "step_1")
+    items = StoreItems(store, PREFIX, tmp_path / "b", thorough=thorough)
+    items.check("step_1")
+    store.delete(f"{PREFIX}/step_1/{STATE}/optimiser")
+    items.check("step_1")
+    right = store.get(f"{PREFIX}/step_1/adapter")
+    store.put(f"{PREFIX}/step_1/adapter", right[:-1] + b"?")
+    if thorough:
+        with pytest.raises(IntegrityError, match="step_1/adapter"):
+            items.check("step_1")
+    else:
+        items.check("step_1")
+    store.put(f"{PREFIX}/step_1/adapter", right[:-1])
+    with pytest.raises(IntegrityError, match="step_1/adapter"):
+        items.check("step_1")
+    store.delete(f"{PREFIX}/step_1/adapter")
+    with pytest.raises(MissingInputError, match="step_1/adapter"):
+        items.check("step_1")
+    assert not (tmp_path / "b").exists()
 
 
 def test_a_file_that_was_changed_in_the_store_is_noticed(store: Store, tmp_path: Path) -> None:

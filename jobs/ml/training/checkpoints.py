@@ -42,6 +42,10 @@ def step_name(step: int) -> str:
     return f"{_KIND}_{step}"
 
 
+def _step_of(name: str) -> int:
+    return int(name.removeprefix(f"{_KIND}_"))
+
+
 @dataclass(slots=True)
 class Seen:
     """What the processes of a run have put through the model, from the end of another such record on."""
@@ -110,22 +114,20 @@ class Checkpoints:
         return [name for name in self._items.names() if name.removeprefix(f"{_KIND}_").isdecimal()]
 
     def resume(self, run_digest: str) -> tuple[Path, TrainingState] | None:
-        """The newest checkpoint of this run that can be gone on from.
+        """The newest checkpoint of this run that can be gone on from, all that are due before it being whole.
 
-        Those that come after it, of other runs or damaged, are deleted, and so is what never became complete.
-        ConfigError, and nothing is deleted, where one of them is in use.
+        Those that come after it, of other runs, damaged or to be made anew, are deleted, and so is what never
+        became complete. ConfigError, and nothing is deleted, where one of them is in use.
         """
-        found = None
-        others = []
-        for name in reversed(self.names()):
-            found = self._of_run(name, run_digest)
-            if found is not None:
-                break
-            others.append(name)
+        names = self.names()
+        found = self._newest(names, run_digest)
+        if found is not None and (bad := self._first_bad(names, found[1].step)):
+            found = self._newest([name for name in names if _step_of(name) < bad], run_digest)
+        others = [name for name in names if found is None or _step_of(name) > found[1].step]
         for name in others:
             if name in self._in_use:
                 raise ConfigError(
-                    f"{name} is in use, and this training did not make it: it would be deleted",
+                    f"{name} is in use and would be deleted: this training did not make it, or must begin before it",
                     where=str(self._items.folder / name),
                     hint="train under another cycle's name, or into another --output-dir",
                 )
@@ -133,6 +135,30 @@ class Checkpoints:
         for name in others:
             self._items.delete(name)
         return found
+
+    def _newest(self, names: list[str], run_digest: str) -> tuple[Path, TrainingState] | None:
+        """The newest of them that is of this run and has all that it takes to go on."""
+        found = (self._of_run(name, run_digest) for name in reversed(names))
+        return next((one for one in found if one is not None), None)
+
+    def _first_bad(self, names: list[str], upto: int) -> int | None:
+        """The first step before one whose checkpoint is due and not as it was written, or not there.
+
+        Of a training whose adapter is in use those that are not there are no loss: retention has deleted them.
+        """
+        wanted = self._due.intersection(names) if self._in_use else self._due
+        for step in sorted(map(_step_of, wanted)):
+            name = step_name(step)
+            if step < upto and not (name in names and self._is_whole(name)):
+                return step
+        return None
+
+    def _is_whole(self, name: str) -> bool:
+        try:
+            self._items.check(name)
+        except (IntegrityError, MissingInputError):
+            return False
+        return True
 
     def _of_run(self, name: str, run_digest: str) -> tuple[Path, TrainingState] | None:
         try:

@@ -388,6 +388,28 @@ def test_a_damaged_checkpoint_is_not_gone_on_from(base: Any, data: Any, tmp_path
     assert tree(folder) == tree(undisturbed[0])
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+@pytest.mark.parametrize("harm", ["changed", "cut", "gone"])
+def test_a_damaged_checkpoint_before_the_newest_is_made_again(
+    base: Any, data: Any, tmp_path: Path, undisturbed: Any, is_stopped: bool, harm: str
+) -> None:
+    """From the one before it where that has its state still, else from the start."""
+    folder, said = tmp_path / "run", list[str]()
+    if not is_stopped:
+        shutil.copytree(undisturbed[0], folder)
+    else:
+        with pytest.raises(StoppedError):
+            train(base, data, folder, should_stop=lambda: LocalItems(folder).names()[-1:] == ["step_4"])
+    weights = folder / "step_4" / WEIGHTS
+    whole = weights.read_bytes()
+    weights.write_bytes({"changed": whole[:-1] + b"?", "cut": whole[:-1], "gone": b""}[harm])
+    if harm == "gone":
+        weights.unlink()
+    train(base, data, folder, say=said.append)
+    assert said == (["goes on from step 3 of 7"] if is_stopped else [])
+    assert tree(folder) == tree(undisturbed[0])
+
+
 def test_nothing_is_pickled(base: Any, data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pickle
 
