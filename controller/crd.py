@@ -45,7 +45,7 @@ COLUMNS = [
     ),
     _column("Ended", "string", '.status.conditions[?(@.type=="Complete")].reason', "Why it ended.", wide=True),
 ]
-"""What `kubectl get rc` shows, and with `-o wide` the rest."""
+"""What `kubectl get rcy` shows, and with `-o wide` the rest."""
 
 
 def custom_resource_definition() -> Schema:
@@ -62,7 +62,8 @@ def custom_resource_definition() -> Schema:
                 "listKind": f"{KIND}List",
                 "plural": PLURAL,
                 "singular": KIND.lower(),
-                "shortNames": ["rc"],
+                # `rc` alone is the ReplicationController's in every Kubernetes: kubectl names ours in a warning.
+                "shortNames": ["rcy", "rc"],
                 "categories": ["refrain"],
             },
             "versions": [
