@@ -248,3 +248,46 @@ def test_kubectl_waits_for_the_end(server, control_plane):
 
     assert waited("ended", 1)
     assert not waited("said-of-an-older-spec", 0)
+
+
+# ---- the way to v1beta1, as docs/crd.md has it
+
+
+def definition(stored: str, *, alpha: bool = True) -> Object:
+    """The resource under another group's name, in two versions."""
+    made = custom_resource_definition()
+    made["metadata"]["name"] = "retraincycles.next.refrain.dev"
+    made["spec"] |= {"group": "next.refrain.dev"}
+    made["spec"]["names"] |= {"shortNames": [], "categories": []}
+    (first,) = made["spec"]["versions"]
+    versions = [first, {**first, "name": "v1beta1"}] if alpha else [{**first, "name": "v1beta1"}]
+    made["spec"]["versions"] = [{**one, "storage": one["name"] == stored} for one in versions]
+    return made
+
+
+@pytest.mark.cluster
+def test_storage_moves_to_the_next_version_without_a_webhook(server, control_plane):
+    api, crd = server.api, ("apiextensions.k8s.io/v1/CustomResourceDefinition", "retraincycles.next.refrain.dev")
+    alpha, beta = (f"next.refrain.dev/{version}/RetrainCycle" for version in ("v1alpha1", "v1beta1"))
+    control_plane.apply(definition("v1alpha1"))
+    made = api.create(document(STARTED, "old") | {"apiVersion": "next.refrain.dev/v1alpha1"}, server.namespace)
+    assert api.get(beta, "old", server.namespace)["spec"] == made["spec"]
+
+    control_plane.apply(definition("v1beta1"))
+    assert api.get(*crd)["status"]["storedVersions"] == ["v1alpha1", "v1beta1"]
+    with pytest.raises(ApiError, match="storedVersions"):
+        control_plane.apply(definition("v1beta1", alpha=False))
+
+    def rewritten() -> bool:
+        # The API server takes a moment until it writes in the new version.
+        found = api.get(beta, "old", server.namespace)
+        api.request("PUT", api.path(beta, server.namespace, "old"), found)
+        return (
+            api.get(beta, "old", server.namespace)["metadata"]["resourceVersion"] != made["metadata"]["resourceVersion"]
+        )
+
+    wait_for(rewritten, what="the object is stored in the new version")
+    api.patch(*crd, None, {"status": {"storedVersions": ["v1beta1"]}}, subresource="status")
+    control_plane.apply(definition("v1beta1", alpha=False))
+    assert api.get(beta, "old", server.namespace)["spec"] == made["spec"]
+    assert alpha.split("/")[1] not in {one["name"] for one in api.get(*crd)["spec"]["versions"]}
