@@ -35,6 +35,7 @@ def machine() -> str:
         f"Linux {platform.release().partition('-')[0]}",
         f"Python {platform.python_version()}",
         f"refrain {version('refrain')} ({_commit()})",
+        f"load average {os.getloadavg()[2]:.0f}",
     )
     return ", ".join(parts)
 
@@ -67,8 +68,8 @@ def replace_section(path: Path, head: str, name: str, section: str) -> None:
 def _section(row: Row, outcomes: Outcomes, where: str) -> Iterator[str]:
     ours = outcomes[row.contestants[0].name]
     yield f"## {row.title}\n"
-    versions = row.versions()
-    yield f"{where}{', ' if versions else ''}{versions}.\n"
+    said = (where, row.versions(), _turns(ours))
+    yield f"{', '.join(filter(None, said))}.\n"
     columns = (f"{row.unit}/s", "ours is", "memory", *row.figures)
     head = [f"{'' if times == 1 else f'at {times}×: '}{' | '.join(columns)}" for times in ours]
     yield f"| {row.size:,} {row.size_unit or row.unit} | {' | '.join(head)} |"
@@ -83,6 +84,12 @@ def _section(row: Row, outcomes: Outcomes, where: str) -> Iterator[str]:
         yield f"- {_verdict(goal, outcomes, ours)}"
     if row.note:
         yield f"\n{row.note}"
+
+
+def _turns(ours: Mapping[int, Outcome]) -> str:
+    """How often each program was run."""
+    counts = [f"{len(outcome.turns)}{'' if times == 1 else f' at {times}×'}" for times, outcome in ours.items()]
+    return f"turns: {', '.join(counts)}"
 
 
 def _cells(row: Row, theirs: Outcome | None, ours: Outcome) -> Iterator[str]:

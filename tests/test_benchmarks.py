@@ -89,6 +89,7 @@ def test_a_row_is_measured_judged_and_written_in_place_of_the_older_one(benchmar
     text = (tmp_path / "results.md").read_text()
     assert text.count("## Sleeping") == 2
     assert "the old machine" not in text
+    assert "the new machine, turns: 2, 2 at 10×.\n" in text
     assert re.search(r"^\| ours \| 1,000 \|  \| \d+ MiB \| 25.0% \|", text, re.MULTILINE)
     assert re.search(r"^\| theirs \(on 50% of it\) \| 200 \| 5.0× \| \d+ MiB \|  \|", text, re.MULTILINE)
     assert "- reached: 5.0× theirs, goal ≥ 4×" in text

@@ -286,13 +286,13 @@ ROW = Row(
     turns=3,
     note=(
         "A start is by CPU time from the call to the end of its first step, once everything has been imported and "
-        f"used, and the median of {STARTS}: base, adapter, Trainer, and the same step of {CHUNKS} texts of {TOKENS} tokens; of the schedule, as "
-        "many steps lie before it as the table says, each with a checkpoint behind every tenth. Then it goes on for "
-        f"{STEPS - 1} such steps with a checkpoint behind every {SAVE_STEPS}th, by the clock on the wall; writing "
-        "them goes on in a thread beside the steps and is counted by its CPU time. Memory is the most that a process "
-        f"holds while it evaluates {NUM_VAL} texts and {10 * NUM_VAL}, {EVAL_TOKENS:,} tokens at once: the logits of "
-        f"the latter would take {10 * NUM_VAL * TOKENS * SHAPE.vocabulary * 4 / 2**20:,.0f} MiB. A Llama of width "
-        f"{SHAPE.width} and {SHAPE.layers} layers in fp32 on one CPU, adapters of rank {SHAPE.rank} on all linear "
-        "layers."
+        f"used, and the median of {STARTS}: base, adapter, Trainer, and the same step of {CHUNKS} texts of {TOKENS} "
+        "tokens. Of the schedule as many steps lie before it as the table says, with a checkpoint behind every tenth. "
+        f"Then it goes on for {STEPS - 1} such steps with a checkpoint behind every {SAVE_STEPS}th, by the clock on "
+        "the wall; writing them goes on in a thread beside the steps and is counted by its CPU time. Memory is the "
+        f"most that a process holds while it evaluates {NUM_VAL} texts and {10 * NUM_VAL}, {EVAL_TOKENS:,} tokens at "
+        "once; the logits of the latter would take "
+        f"{10 * NUM_VAL * TOKENS * SHAPE.vocabulary * 4 / 2**20:,.0f} MiB more. A Llama of width {SHAPE.width} and "
+        f"{SHAPE.layers} layers in fp32 on one CPU, adapters of rank {SHAPE.rank} on all linear layers."
     ),
 )
