@@ -2,7 +2,7 @@
 
     with api_proxied(control_plane) as proxy:
         kubeconfig = proxy.kubeconfig(namespace, "controller")
-        proxy.harms[3] = kill_after
+        proxy.harms[3] = api_harms.kill_after
         proxy.victim = process.pid
 
 It shows the API server's own certificate. Reads pass; watches pass event by event, and can be thinned, held and cut.
@@ -246,50 +246,6 @@ def _passed_on(request: ApiRequest) -> dict[str, str]:
     return {name: value for name, value in kept.items() if not request.is_watch or name.lower() != "accept-encoding"}
 
 
-# ---- harms
-
-
-def kill_before(proxy: ApiProxy, request: ApiRequest) -> None:
-    """The writer dies, its request is never carried out."""
-    proxy.kill()
-
-
-def kill_after(proxy: ApiProxy, request: ApiRequest) -> None:
-    """The request is carried out, then the writer dies."""
-    proxy.forward(request)
-    proxy.kill()
-
-
-def lose_request(proxy: ApiProxy, request: ApiRequest) -> None:
-    """The request is not carried out, and the connection breaks."""
-
-
-def lose_answer(proxy: ApiProxy, request: ApiRequest) -> None:
-    """The request is carried out, and the connection breaks."""
-    proxy.forward(request)
-
-
-def time_out(proxy: ApiProxy, request: ApiRequest) -> None:
-    """The request is not carried out, and there is no answer for ten minutes."""
-    proxy.wait(600)
-
-
-def time_out_after_commit(proxy: ApiProxy, request: ApiRequest) -> None:
-    """The request is carried out, and there is no answer for ten minutes."""
-    proxy.forward(request)
-    proxy.wait(600)
-
-
-def delay(seconds: float) -> Harm:
-    """The request is carried out later."""
-
-    def harm(proxy: ApiProxy, request: ApiRequest) -> ApiAnswer:
-        proxy.wait(seconds)
-        return proxy.forward(request)
-
-    return harm
-
-
 _REASONS = {
     403: "Forbidden",
     404: "NotFound",
@@ -312,24 +268,6 @@ def failure(code: int, reason: str = "", message: str = "by the test's proxy", r
         headers.append(("Retry-After", str(retry_seconds)))
         status["details"] = {"retryAfterSeconds": retry_seconds}
     return ApiAnswer(code, headers, json.dumps(status).encode())
-
-
-def answer(code: int, reason: str = "", retry_seconds: int = 1) -> Harm:
-    """An error is answered, the request is not carried out."""
-    return lambda proxy, request: failure(code, reason, retry_seconds=retry_seconds)
-
-
-def answer_after_commit(code: int, reason: str = "") -> Harm:
-    """The request is carried out, and an error is answered."""
-
-    def harm(proxy: ApiProxy, request: ApiRequest) -> ApiAnswer:
-        proxy.forward(request)
-        return failure(code, reason)
-
-    return harm
-
-
-# ---- HTTP
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import textwrap
 import time
@@ -231,7 +232,6 @@ class ControlPlane:
         deadline = time.monotonic() + _START_SECONDS
         while not self._is_ready():
             if self.programs["kube-apiserver"].poll() is not None or time.monotonic() > deadline:
-                self.stop()
                 logs = [f"{name}:\n{self.log(name)[-3000:]}" for name in self.programs]
                 raise RuntimeError("the API server does not start\n" + "\n".join(logs))
             time.sleep(0.02)
@@ -255,6 +255,13 @@ class ControlPlane:
         urls = ["--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer]
         urls += ["--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}"]
         self._start("etcd", "--data-dir", "etcd", "--unsafe-no-fsync", "--log-level", "warn", *urls)
+        # An API server that comes first waits a second before it tries again.
+        deadline = time.monotonic() + _START_SECONDS
+        with socket.socket() as probe:
+            while probe.connect_ex(("127.0.0.1", self.etcd_port)):
+                if self.programs["etcd"].poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"etcd does not start\n{self.log('etcd')[-3000:]}")
+                time.sleep(0.01)
 
     def _apiserver(self) -> list[str]:
         address = ["--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", f"--secure-port={self.port}"]
@@ -340,12 +347,25 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlP
     """The control plane, started once for all tests of a process."""
     for name in ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"):
         programs.binary(name)
-    running = ControlPlane(tmp_path_factory.mktemp("control-plane"))
+    running = _started(tmp_path_factory)
     try:
-        running.start()
         yield running
+        dead = [name for name, process in running.programs.items() if process.poll() is not None]
+        assert not dead, f"{dead[0]} has ended by itself: {running.log(dead[0])[-3000:]}"
     finally:
         running.stop()
+
+
+def _started(tmp_path_factory: pytest.TempPathFactory, attempts: int = 3) -> ControlPlane:
+    made = ControlPlane(tmp_path_factory.mktemp("control-plane"))
+    try:
+        made.start()
+    except BaseException as error:
+        made.stop()
+        if attempts > 1 and isinstance(error, RuntimeError):  # somebody else has taken a port in the meantime
+            return _started(tmp_path_factory, attempts - 1)
+        raise
+    return made
 
 
 @pytest.fixture

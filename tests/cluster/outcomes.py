@@ -20,7 +20,7 @@ TERMINATED = Exit(143)
 
 @dataclass(frozen=True)
 class Run:
-    """The pod's real command, with more variables."""
+    """The pod's real command, with more variables. As process 1 of a container it must handle SIGTERM."""
 
     env: Mapping[str, str] = field(default_factory=dict)
 

@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import urllib3
 from cluster import pod_status
 from cluster.api import ApiError
 from cluster.outcomes import Play, PlayedContainer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _RETRY_SECONDS = 1.0
 _PROBE_SECONDS = 0.1
+_AGAIN_SECONDS = 0.2
 _RESTART_SECONDS = 0.5
 
 
@@ -38,14 +40,16 @@ class PodPlayer(threading.Thread):
         self.deleted = threading.Event()
         self.abandoned = False
         """Nobody reports any more: the node is gone, or the pod."""
+        self.grace_seconds = 0
 
     # ---- told by the watch
 
     def note(self, pod: Object) -> None:
         """What the API server has now."""
         if "deletionTimestamp" in pod["metadata"] and not self.abandoned:
+            self.grace_seconds = pod["metadata"].get("deletionGracePeriodSeconds", 30)
             self.deleted.set()
-            self.container.stop(pod["metadata"].get("deletionGracePeriodSeconds", 30))
+            self.container.stop(self.grace_seconds)
 
     def abandon(self, *, kill: bool = True) -> None:
         self.abandoned = True
@@ -81,7 +85,9 @@ class PodPlayer(threading.Thread):
             last = pod_status.terminated(exited, started, finished)
             message = "back-off restarting failed container"
             self._report(pod_status.waiting(self.pod, "CrashLoopBackOff", message, last))
-            self.deleted.wait(_RESTART_SECONDS)
+            if self.deleted.wait(_RESTART_SECONDS):
+                self._report(pod_status.ended(self.pod, exited, min(started, finished), finished))
+                break
             self.container = self._new_container()
         self.deleted.wait()
         self._remove()
@@ -101,6 +107,8 @@ class PodPlayer(threading.Thread):
                 said = reason
                 self.deleted.wait(_RETRY_SECONDS)
             else:
+                if self.deleted.is_set():  # in the meantime
+                    self.container.kill() if self.abandoned else self.container.stop(self.grace_seconds)
                 return True
         return False
 
@@ -140,16 +148,26 @@ class PodPlayer(threading.Thread):
         return PodProcess(self.kubelet.control_plane, self.pod, folder, {**self.kubelet.env, **self.rule.env})
 
     def _report(self, status: Object) -> None:
-        if not self.abandoned:
-            body = {"metadata": {"uid": self.pod["metadata"]["uid"]}, "status": status}
-            self.pod = self.kubelet.api.patch(
-                "v1/Pod", self.name_, self.namespace, body, subresource="status", patch="strategic"
-            )
+        body = {"metadata": {"uid": self.pod["metadata"]["uid"]}, "status": status}
+        where, how = ("v1/Pod", self.name_, self.namespace), {"subresource": "status", "patch": "strategic"}
+        self.pod = self._insist(lambda: self.kubelet.api.patch(*where, body, **how)) or self.pod
 
     def _remove(self) -> None:
-        if not self.abandoned:
-            uid = self.pod["metadata"]["uid"]
-            self.kubelet.api.delete("v1/Pod", self.name_, self.namespace, grace_seconds=0, uid=uid)
+        where, uid = ("v1/Pod", self.name_, self.namespace), self.pod["metadata"]["uid"]
+        self._insist(lambda: self.kubelet.api.delete(*where, grace_seconds=0, uid=uid))
+
+    def _insist(self, act: Callable[[], Object]) -> Object | None:
+        """Until the API server has taken it: it may be down."""
+        while not self.abandoned:
+            try:
+                return act()
+            except ApiError as error:
+                if error.code < 500 and error.code != 429:
+                    raise
+            except (OSError, urllib3.exceptions.HTTPError):
+                pass
+            time.sleep(_AGAIN_SECONDS)
+        return None
 
 
 def _always() -> bool:

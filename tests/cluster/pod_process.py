@@ -70,7 +70,7 @@ class PodProcess:
         folder = self._folder / "work"
         folder.mkdir(exist_ok=True)
         with self.log.open("ab") as output:
-            self._process = programs.start([found, *command[1:]], output, env=env, cwd=folder)
+            self._process = programs.start([found, *command[1:]], output, as_first=True, env=env, cwd=folder)
 
     def wait(self, seconds: float | None) -> Exit | None:
         """How it ended, or None where it has not within that time."""

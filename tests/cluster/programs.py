@@ -14,11 +14,13 @@ from components import require
 
 # As the last act before the program itself, in its own process: no fork of a test process with threads.
 _LAUNCH = """
-import ctypes, os, sys
+import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, 9)
 if os.getppid() != int(sys.argv[1]):
     sys.exit(137)
-os.execvpe(sys.argv[2], sys.argv[2:], os.environ)
+if sys.argv[2] == "first":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+os.execvpe(sys.argv[3], sys.argv[3:], os.environ)
 """
 
 
@@ -31,10 +33,13 @@ def binary(name: str) -> Path:
     return path
 
 
-def start(command: list[str], output: IO[bytes], **options: Any) -> subprocess.Popen[bytes]:
-    """Start a program that is killed as soon as the calling thread has ended, in a session of its own."""
+def start(command: list[str], output: IO[bytes], *, as_first: bool = False, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a program that is killed as soon as the calling thread has ended, in a session of its own.
+
+    `as_first`: as process 1 of a container, which SIGTERM does not end unless it handles it.
+    """
     return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command],
+        [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), "first" if as_first else "", *command],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,

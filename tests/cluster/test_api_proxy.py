@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from cluster import api_proxy as harms
+from cluster import api_harms as harms
 from cluster import programs
 from cluster.api import wait_for
 from kubernetes import client, config, watch
 
 if TYPE_CHECKING:
-    from cluster.api_proxy import ApiProxy
+    from cluster.api_proxy import ApiProxy, Harm
     from cluster.control_plane import ControlPlane
 
 pytestmark = pytest.mark.cluster
@@ -85,7 +85,7 @@ def test_writes_are_numbered_and_harmed_by_number(
 
 @pytest.mark.parametrize(("harm", "left"), [(harms.kill_before, set()), (harms.kill_after, {"made"})])
 def test_the_writer_is_killed(
-    control_plane: ControlPlane, api_proxy: ApiProxy, robot: Any, namespace: str, harm: harms.Harm, left: set[str]
+    control_plane: ControlPlane, api_proxy: ApiProxy, robot: Any, namespace: str, harm: Harm, left: set[str]
 ) -> None:
     api_proxy.harms[1] = harm
     kubectl = str(programs.binary("kubectl"))
@@ -146,6 +146,4 @@ def test_watches_pass_lose_events_and_are_cut(
     assert "DELETED first" not in follower.seen
     assert follower.seen.count("ADDED unseen") == 0
     follower.ends.append("stop")
-    api_proxy.cut_watches(gone=True)
-    follower.join(10)
-    assert not follower.is_alive()
+    wait_for(lambda: not follower.is_alive() or api_proxy.cut_watches(gone=True) < 0)

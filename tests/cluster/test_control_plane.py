@@ -1,4 +1,4 @@
-"""The fixtures themselves, with the real Job controller, scheduler and garbage collector."""
+"""The control plane: disruptions, scheduling, the audit log, restarts."""
 
 from __future__ import annotations
 
@@ -6,155 +6,24 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from cluster.api import ApiError, Object, wait_for
+from cluster.api import ApiError, wait_for
+from cluster.jobs import POLICY, ends, job, pods_of, running_pod, state
 from cluster.kubelet import Play, Run
 
 if TYPE_CHECKING:
+    from cluster.api import Object
     from cluster.control_plane import ControlPlane
     from cluster.kubelet import Kubelet
 
 pytestmark = pytest.mark.cluster
 
-POLICY: Object = {
-    "rules": [
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [65]}},
-    ]
-}
-
-
-def job(name: str, program: str = "", **pod: Any) -> Object:
-    """A Job whose container runs a Python program; `pod` goes into its container."""
-    container = {"name": "main", "image": "none", "command": ["python", "-c", textwrap.dedent(program)], **pod}
-    template = {"restartPolicy": "Never", "containers": [container], "terminationGracePeriodSeconds": 5}
-    spec = {"backoffLimit": 0, "podReplacementPolicy": "Failed", "template": {"spec": template}}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name}, "spec": spec}
-
-
-@pytest.fixture
-def pods(control_plane: ControlPlane, namespace: str) -> Callable[[], list[Object]]:
-    """Lists the test's pods, the oldest first."""
-
-    def pods() -> list[Object]:
-        found = control_plane.api.list("v1/Pod", namespace)
-        return sorted(found, key=lambda pod: (pod["metadata"]["creationTimestamp"], pod["metadata"]["name"]))
-
-    return pods
-
-
-def ends(control_plane: ControlPlane, namespace: str, name: str) -> Object:
-    """The condition with which a Job ends."""
-
-    def end() -> Object | None:
-        conditions = control_plane.api.get("batch/v1/Job", name, namespace)["status"].get("conditions", [])
-        return next((item for item in conditions if item["type"] in ("Complete", "Failed")), None)
-
-    return wait_for(end, what=f"job {name} ends")
-
-
-def state(pod: Object) -> Object:
-    """Of the pod's container; {} before the kubelet has seen it."""
-    return pod["status"].get("containerStatuses", [{"state": {}}])[0]["state"]
-
-
-def test_a_job_runs_a_real_process_to_its_end(
-    control_plane: ControlPlane, kubelet: Kubelet, namespace: str, pods: Callable[[], list[Object]]
-) -> None:
-    control_plane.apply(
-        """
-        {apiVersion: v1, kind: Secret, metadata: {name: store}, stringData: {KEY: secret-value}}
-        """,
-        namespace,
-    )
-    program = """
-        import os, sys
-        told = [open(sys.argv[1]).read(), *(os.environ[name] for name in ("KEY", "WHO", "TMPDIR", "MORE"))]
-        print("said", file=sys.stderr)
-        open(sys.argv[2], "w").write("\\n".join(told))
-    """
-    document = job(
-        "real",
-        program,
-        args=["/etc/refrain/cycle.json", "/dev/termination-log"],
-        env=[
-            {"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-            {"name": "WHO", "value": "$(POD) $(NOBODY)"},
-            {"name": "TMPDIR", "value": "/tmp"},
-        ],
-        envFrom=[{"secretRef": {"name": "store"}}],
-        volumeMounts=[{"name": "cycle", "mountPath": "/etc/refrain"}, {"name": "tmp", "mountPath": "/tmp"}],
-    )
-    template = document["spec"]["template"]
-    template["metadata"] = {"annotations": {"refrain.dev/cycle": '{"a": 1}'}}
-    field = {"fieldPath": "metadata.annotations['refrain.dev/cycle']"}
-    template["spec"]["volumes"] = [
-        {"name": "cycle", "downwardAPI": {"items": [{"path": "cycle.json", "fieldRef": field}]}},
-        {"name": "tmp", "emptyDir": {}},
-    ]
-    kubelet.env["MORE"] = "more"
-    control_plane.api.create(document, namespace)
-    assert ends(control_plane, namespace, "real")["type"] == "Complete"
-    (pod,) = pods()
-    ended = state(pod)["terminated"]
-    folder = kubelet.folder / namespace / pod["metadata"]["name"] / "volumes"
-    assert ended["message"].split("\n") == [
-        '{"a": 1}',
-        "secret-value",
-        f"{namespace} $(NOBODY)",
-        str(folder / "tmp"),
-        "more",
-    ]
-    assert (pod["status"]["phase"], ended["reason"], ended["exitCode"]) == ("Succeeded", "Completed", 0)
-    assert kubelet.log(namespace, pod["metadata"]["name"]) == "said\n"
-
-
-def test_a_permanent_exit_code_fails_the_job_and_its_message_is_cut(
-    control_plane: ControlPlane, kubelet: Kubelet, namespace: str, pods: Callable[[], list[Object]]
-) -> None:
-    program = """
-        import sys
-        open(sys.argv[1], "w").write("x" + "y" * 4096)
-        sys.exit(65)
-    """
-    document = job("permanent", program, args=["/dev/termination-log"])
-    document["spec"] |= {"podFailurePolicy": POLICY, "backoffLimit": 6}
-    control_plane.api.create(document, namespace)
-    end = ends(control_plane, namespace, "permanent")
-    (pod,) = pods()
-    assert (end["type"], end["reason"]) == ("Failed", "PodFailurePolicy")
-    assert state(pod)["terminated"]["message"] == "y" * 4096
-    assert pod["status"]["phase"] == "Failed"
-
-
-def test_suspending_a_job_lets_its_process_save_and_deletes_the_pod(
-    control_plane: ControlPlane, kubelet: Kubelet, namespace: str, pods: Callable[[], list[Object]]
-) -> None:
-    program = """
-        import os, signal, sys, time
-        def save(*_):
-            open(sys.argv[2], "w").write("saved")
-            sys.exit(143)
-        signal.signal(signal.SIGTERM, save)
-        open(sys.argv[2], "w").write("began")
-        time.sleep(60)
-    """
-    kept = kubelet.folder / "kept"
-    control_plane.api.create(job("suspended", program, args=["-", str(kept)]), namespace)
-    wait_for(lambda: kept.exists() and kept.read_text() == "began")
-    control_plane.api.patch("batch/v1/Job", "suspended", namespace, {"spec": {"suspend": True}})
-    wait_for(lambda: not pods())
-    assert kept.read_text() == "saved"
-    control_plane.api.patch("batch/v1/Job", "suspended", namespace, {"spec": {"suspend": False}})
-    wait_for(lambda: any("running" in state(pod) for pod in pods()))
-
 
 def test_an_eviction_is_ignored_and_the_pod_replaced(
-    control_plane: ControlPlane, kubelet: Kubelet, namespace: str, pods: Callable[[], list[Object]]
+    control_plane: ControlPlane, kubelet: Kubelet, namespace: str
 ) -> None:
     kubelet.backdate_seconds = 20
     plays = [Play(hang=True), Play(seconds=0.1, message="done")]
@@ -162,22 +31,21 @@ def test_an_eviction_is_ignored_and_the_pod_replaced(
     document = job("evicted")
     document["spec"] |= {"podFailurePolicy": POLICY}
     control_plane.api.create(document, namespace)
-    first = wait_for(lambda: next((pod for pod in pods() if "running" in state(pod)), None))
+    first = running_pod(control_plane, namespace)
     kubelet.evict(namespace, first["metadata"]["name"])
     assert ends(control_plane, namespace, "evicted")["type"] == "Complete"
-    assert [state(pod)["terminated"]["message"] for pod in pods() if "message" in state(pod)["terminated"]] == ["done"]
+    ended = [state(pod)["terminated"] for pod in pods_of(control_plane, namespace)]
+    assert [item["message"] for item in ended if "message" in item] == ["done"]
     assert "failed" not in control_plane.api.get("batch/v1/Job", "evicted", namespace)["status"]
 
 
-def test_a_lost_node_is_a_disruption(
-    control_plane: ControlPlane, kubelet: Kubelet, namespace: str, pods: Callable[[], list[Object]]
-) -> None:
+def test_a_lost_node_is_a_disruption(control_plane: ControlPlane, kubelet: Kubelet, namespace: str) -> None:
     plays: list[Play | Run] = [Run(), Play()]
     kubelet.rule = lambda pod: plays.pop(0)
     document = job("lost", "import time; time.sleep(60)")
     document["spec"] |= {"podFailurePolicy": POLICY}
     control_plane.api.create(document, namespace)
-    pod = wait_for(lambda: next((pod for pod in pods() if "running" in state(pod)), None))
+    pod = running_pod(control_plane, namespace)
     pid = kubelet.pid(namespace, pod["metadata"]["name"])
     kubelet.node_gone()
     wait_for(lambda: not _runs(pid))
@@ -187,36 +55,19 @@ def test_a_lost_node_is_a_disruption(
 
 
 def test_a_pod_without_room_says_so_in_the_schedulers_words(
-    control_plane: ControlPlane, kubelet: Kubelet, namespace: str, pods: Callable[[], list[Object]]
+    control_plane: ControlPlane, kubelet: Kubelet, namespace: str
 ) -> None:
     kubelet.rule = lambda pod: Play()
     document = job("gpu", resources={"limits": {"nvidia.com/gpu": 2}})
     control_plane.api.create(document, namespace)
 
     def unschedulable() -> str:
-        conditions = pods()[0]["status"].get("conditions", []) if pods() else []
-        return next((item["message"] for item in conditions if item.get("reason") == "Unschedulable"), "")
+        found = [item for pod in pods_of(control_plane, namespace) for item in pod["status"].get("conditions", [])]
+        return next((item["message"] for item in found if item.get("reason") == "Unschedulable"), "")
 
     assert "Insufficient nvidia.com/gpu" in wait_for(unschedulable)
     kubelet.offer_gpus(2)
     assert ends(control_plane, namespace, "gpu")["type"] == "Complete"
-
-
-def test_an_image_that_cannot_be_pulled_waits(
-    control_plane: ControlPlane, kubelet: Kubelet, namespace: str, pods: Callable[[], list[Object]]
-) -> None:
-    kubelet.rule = lambda pod: Play(pull_error='failed to resolve "none"')
-    control_plane.api.create(job("pull"), namespace)
-    reasons = []
-
-    def backs_off() -> bool:
-        reasons.extend(state(pod)["waiting"]["reason"] for pod in pods() if state(pod))
-        return reasons[-1:] == ["ImagePullBackOff"]
-
-    wait_for(backs_off)
-    assert "ErrImagePull" in reasons
-    control_plane.api.delete("batch/v1/Job", "pull", namespace)
-    wait_for(lambda: not pods())
 
 
 def test_the_audit_log_has_every_write_and_what_service_accounts_read(
