@@ -16,9 +16,8 @@ ROOT = Path(__file__).parents[1]
 def checkout(tmp_path: Path) -> Path:
     """A small repository with the tools in it."""
     (tmp_path / "tests").mkdir()
-    shutil.copytree(
-        ROOT / "tests" / "tools", tmp_path / "tests" / "tools", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    for folder in ("tests/tools", "crds"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "requirements.txt", "README.md", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path)
     subprocess.run(["git", "init", "--quiet", tmp_path], check=True)

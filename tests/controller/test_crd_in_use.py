@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cluster import programs
 from cluster.api import ApiError, Object, wait_for
-from cluster.cycle_server import Server, document
+from cluster.cycle_server import KIND, Server, document
 from cyclespecs import MINIMAL, fields, train
 
 from controller.crd import CHANGEABLE, COLUMNS, custom_resource_definition
@@ -248,6 +251,25 @@ def test_kubectl_waits_for_the_end(server, control_plane):
 
     assert waited("ended", 1)
     assert not waited("said-of-an-older-spec", 0)
+
+
+@pytest.mark.cluster
+def test_the_commands_of_the_page_work(server, control_plane):
+    page = (EXAMPLES.parent / "docs" / "crd.md").read_text()
+    begin, *_ = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    folder = programs.binary("kubectl").parent
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "KUBECONFIG": str(control_plane.kubeconfig)}
+    run = subprocess.run(
+        ["bash", "-euc", begin],
+        cwd=EXAMPLES.parent,
+        env={**environment, "KUBECACHEDIR": str(control_plane.folder)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("workshop-2025-w27") == 3
+    server.api.delete(KIND, "workshop-2025-w27", "default")
 
 
 # ---- the way to v1beta1, as docs/crd.md has it
