@@ -105,6 +105,8 @@ class Claim:
     seq: int = 0
     owner: str = ""
     """Name of who runs single stages; empty for a run."""
+    run: str = ""
+    """Tells a run's claim from all others: numbers begin anew once none is left. An owner is known by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Ownership:
         if self.claim is None:
             return
         newest = _newest(self.store)
-        if newest is None or newest.seq != self.claim.seq:
+        if newest != self.claim:
             raise TransientError(
                 "another run has taken the archive over" if newest else "this run's claim is gone",
                 where=self.store.url,
@@ -144,7 +146,8 @@ def _claim(store: Store, claim: Claim, *, take_over: bool) -> Claim:
         return newest
     if newest is not None and not _has_ended(newest, claim) and not take_over:
         raise _taken(store, newest)
-    ours = replace(claim, seq=newest.seq + 1 if newest else 1)
+    run = "" if claim.owner else uuid.uuid4().hex  # an owner's claim is the same bytes, whoever of theirs wrote it
+    ours = replace(claim, seq=newest.seq + 1 if newest else 1, run=run)
     if not store.put_if_absent(owner_key(ours.seq), orjson.dumps(asdict(ours))):
         first = _newest(store) or ours
         if _is_same_owner(first, claim):
@@ -166,15 +169,21 @@ def _has_ended(newest: Claim, claim: Claim) -> bool:
 
 
 def _release(store: Store, claim: Claim) -> None:
-    with suppress(TransientError):  # the next run here knows that we are gone
-        store.delete(owner_key(claim.seq))
+    """Take a claim back, and nobody else's that may stand under its number by now."""
+    with suppress(TransientError, MissingInputError):  # the next run here knows that we are gone
+        if _read(store, owner_key(claim.seq)) == claim:
+            store.delete(owner_key(claim.seq))
 
 
 def _newest(store: Store) -> Claim | None:
     for key in reversed(_keys(store)):
         with suppress(MissingInputError):  # taken back since it was listed
-            return Claim(**orjson.loads(store.get(key)))
+            return _read(store, key)
     return None
+
+
+def _read(store: Store, key: str) -> Claim:
+    return Claim(**orjson.loads(store.get(key)))
 
 
 def _keys(store: Store) -> list[str]:

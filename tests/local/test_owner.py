@@ -143,6 +143,17 @@ def test_a_run_that_was_taken_over_does_not_go_on(bucket: str) -> None:
     assert list(store.list("owner/")) == [owner_key(2)], "the other's claim is left alone"
 
 
+def test_another_claim_under_the_same_number_is_another(bucket: str) -> None:
+    """Whoever took over has ended, and numbers have begun anew with a third run."""
+    store = open_store(bucket)
+    with own(bucket) as ownership:
+        third = orjson.loads(store.get(owner_key(1))) | {"cycle": "w9", "host": "far", "machine": "x", "run": "other"}
+        store.put(owner_key(1), orjson.dumps(third))
+        with pytest.raises(TransientError, match="taken the archive over"):
+            ownership.check()
+    assert orjson.loads(store.get(owner_key(1))) == third, "the other's claim is left alone"
+
+
 def test_a_claim_that_is_gone_stops_the_run(bucket: str) -> None:
     store = open_store(bucket)
     with own(bucket) as ownership:
