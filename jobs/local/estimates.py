@@ -66,14 +66,14 @@ def training_memory(base: BaseFacts, num_trainable: int, training: TrainingSpec,
 
 
 def one_gpu_notes(base: BaseFacts, training: TrainingSpec) -> list[str]:
-    """What is to be told of a base model that one GPU cannot hold: only train cuts it up, or loads it in 4 bits."""
+    """What is to be told of a base model that one GPU cannot hold; evaluate never loads one in 4 bits."""
     weights = base.num_parameters * _BYTES[training.precision]
     if weights <= ONE_GPU_BYTES:
         return []
     gib = 1 << 30
     told = (
         f"the base model takes {weights / gib:,.0f} GiB in {training.precision}, and evaluate and ask load it whole on "
-        f"one device: a GPU of {ONE_GPU_BYTES // gib} GiB cannot hold it. train alone can cut it up (FSDP2)"
+        f"one device: a GPU of {ONE_GPU_BYTES // gib} GiB cannot hold it. Only `refrain train --shard-model` cuts it up"
     )
     return [told]
 

@@ -138,6 +138,42 @@ def test_weeks_through_the_command(command: Callable[..., tuple[Json, str]], pla
     assert contents(store.url) == before
 
 
+def test_a_mail_is_forgotten_and_the_adapter_made_anew(
+    command: Callable[..., tuple[Json, str]], refrain: Refrain, place: Path
+) -> None:
+    """As docs/archive.md says: texts go, `show` lists who has seen it, a rollback, and the newest week once more."""
+    write_mbox(place / "2.mbox", weeks=WEEKS[1:2], num_mails=60)
+    first, told = command(whole_cycle("w1", "1.mbox"))
+    assert first["state"] == "Promoted", told
+    second, told = command(whole_cycle("w2", "2.mbox", promotion={"gate": {"confidence": 0.5, "minThreads": 2}}))
+    archive = place / "store" / "workshop"
+    digest = next(iter(json.loads((archive / "cycles/w1/train/exposures.json").read_text())["messages"]))
+
+    def show() -> Json:
+        shown = refrain("show", digest, "--store", archive.as_uri(), "--json")
+        assert shown.returncode == 0, shown.stderr
+        return json.loads(shown.stdout)
+
+    before = show()
+    seen = [(one["cycle"], one["production"], one["went_on_from"]) for one in before["adapters"]]
+    assert seen == [("w1", [1], ""), ("w2", [2] if second["state"] == "Promoted" else [], "w1")], told
+    assert before["newest_clean"] == 0
+    for path in [*archive.glob("*/000000/*"), *archive.glob("cycles/*/parse/messages.jsonl.zst")]:
+        if path.parts[-3] in ("chunks", "messages", "lengths") or path.parent.name == "parse":
+            path.unlink()
+    assert show()["adapters"] == before["adapters"]
+    assert refrain("promote", "--rollback", "--to", 0, "--store", archive.as_uri()).returncode == 0
+
+    anew, told = command(whole_cycle("w2-anew", "", sources=[]))
+    assert (anew["windowIdx"], anew["incumbent"]["adapter"]) == (1, None), told
+    counted = json.loads((archive / "cycles/w2-anew/train/exposures.json").read_text())
+    assert counted["messages"]
+    assert counted["starts_from"] == ""
+    assert digest not in counted["messages"].keys() | counted["context"].keys()
+    after = show()
+    assert (after["adapters"], after["newest_clean"]) == (before["adapters"], None)
+
+
 def test_stages_in_processes_of_their_own_leave_the_same_bytes(
     command: Callable[..., tuple[Json, str]], place: Path
 ) -> None:
