@@ -44,7 +44,7 @@ def time_out_after_commit(proxy: ApiProxy, request: ApiRequest) -> None:
 def delay(seconds: float) -> Harm:
     """The request is carried out later."""
 
-    def harm(proxy: ApiProxy, request: ApiRequest) -> ApiAnswer:
+    def harm(proxy: ApiProxy, request: ApiRequest) -> ApiAnswer | None:
         proxy.wait(seconds)
         return proxy.forward(request)
 

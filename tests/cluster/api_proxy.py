@@ -203,15 +203,15 @@ class ApiProxy:
             self._open.wait()
         return harm(self, request) if harm else self.forward(request)
 
-    def forward(self, request: ApiRequest) -> ApiAnswer:
-        """The API server's answer; 502 where it is down. Each has its own connection: nothing is sent twice."""
+    def forward(self, request: ApiRequest) -> ApiAnswer | None:
+        """The API server's answer; None where it is down. Each has its own connection: nothing is sent twice."""
         connection = self._connect()
         try:
             connection.request(request.method, request.path, request.body or None, _passed_on(request))
             answer = connection.getresponse()
             return ApiAnswer(answer.status, answer.getheaders(), answer.read())
-        except (OSError, http.client.HTTPException) as error:
-            return failure(502, "BadGateway", f"the API server is not there: {error}")
+        except (OSError, http.client.HTTPException):
+            return None
         finally:
             connection.close()
 
@@ -298,8 +298,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _watch(self, request: ApiRequest) -> None:
         try:
             answer, watch = self.proxy.open_watch(request)
-        except (OSError, http.client.HTTPException) as error:
-            self._answer(failure(502, "BadGateway", f"the API server is not there: {error}"))
+        except (OSError, http.client.HTTPException):
+            self._answer(None)
             return
         if answer.status != 200:
             self._answer(ApiAnswer(answer.status, answer.getheaders(), answer.read()))

@@ -216,7 +216,7 @@ def test_a_played_pod_may_serve_while_it_runs(control_plane: ControlPlane, kubel
 def test_an_image_that_cannot_be_pulled_waits(control_plane: ControlPlane, kubelet: Kubelet, namespace: str) -> None:
     kubelet.rule = lambda pod: Play(pull_error='failed to resolve "none"')
     control_plane.api.create(job("pull"), namespace)
-    reasons = []
+    reasons: list[str] = []
 
     def backs_off() -> bool:
         reasons.extend(state(pod)["waiting"]["reason"] for pod in pods_of(control_plane, namespace) if state(pod))
