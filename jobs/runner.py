@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from jobs.assignments.archive import Archive
-from jobs.contracts import stages
+from jobs.contracts import formats, stages
 from jobs.contracts.artifacts import ARTIFACTS, artifact_key, marker_key
 from jobs.contracts.errors import ConfigError, IntegrityError, MissingInputError, UsageError
 from jobs.contracts.markers import read_marker
@@ -29,7 +29,6 @@ from jobs.items import COMPLETE, StoreItems, file_digest
 from jobs.production import bring_adapter, incumbent_of
 from jobs.stages import Inputs, Outputs, settings_of
 
-MARKER_FORMAT = 1
 FINISHED_BEFORE = "finished_before"
 """In a result: the stage had finished before, and nothing was done now."""
 _BLOCK_BYTES = 1 << 20
@@ -100,7 +99,7 @@ def run_in_archive(
         result = dict(module.run(config, inputs, outputs))
         written = dict(place.upload(outputs))
     new_marker = {
-        "format": MARKER_FORMAT,
+        "format": formats.MARKER,
         "stage": stage,
         "cycle": cycle,
         "attempt": attempt,

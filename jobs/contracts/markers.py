@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import orjson
 
+from jobs.contracts import formats
 from jobs.contracts.artifacts import finished_key, marker_key, marker_of
+from jobs.contracts.errors import IntegrityError
+from jobs.contracts.formats import require_format
 from jobs.contracts.progression import Step, comes_behind
 from jobs.contracts.records import Json
 from jobs.contracts.stages import stage as stage_row
@@ -12,11 +15,25 @@ from jobs.contracts.store import Store
 
 
 def read_marker(store: Store, stage: str, cycle: str, attempt: int = 0) -> Json | None:
-    """The marker of a finished stage; None where it has not finished."""
+    """The marker of a finished stage; None where it has not finished.
+
+    IntegrityError for one that is damaged, or that another version has written in another format.
+    """
     key = marker_key(cycle, stage, attempt)
     if not store.exists(key):
         return None
-    marker: Json = orjson.loads(store.get(key))
+    return _marker(store.get(key), f"{store.url}/{key}", stage)
+
+
+def _marker(data: bytes, where: str, stage: str) -> Json:
+    hint = f"delete it, and {stage} runs once more"
+    try:
+        marker = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise IntegrityError("the marker is damaged", where=where, hint=hint) from error
+    if not isinstance(marker, dict):
+        raise IntegrityError("not a marker", where=where, hint=hint)
+    require_format(marker, formats.MARKER, where, hint)
     return marker
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from jobs.contracts import formats
 from jobs.contracts.errors import ConfigError, InputError
 from jobs.contracts.records import Json
 from jobs.selection.evaluation import Evaluation, Scored
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     Mask = NDArray[np.bool_]
 
-FORMAT = 1
 Outcome = Literal["Promote", "KeepIncumbent", "Retrain"]
 
 RECALL_IS_THE_SAME = (
@@ -190,7 +190,7 @@ def as_json(decision: Decision) -> Json:
     retrain = {"learning_rate_factor": again.learning_rate_factor, "replay": "cap" if again.replay_at_cap else None}\
         if again else None  # fmt: skip
     return {
-        "format": FORMAT,
+        "format": formats.DECISION,
         "outcome": decision.outcome,
         "reason": decision.reason,
         "message": decision.message,

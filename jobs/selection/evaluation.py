@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jobs.contracts import formats
 from jobs.contracts.errors import InputError
+from jobs.contracts.formats import require_format
 from jobs.contracts.records import Json
 from jobs.selection.measures import Figures, mean, point
 
@@ -120,8 +122,11 @@ def val_threads(
 def read_evaluations(documents: Sequence[tuple[Json, str]]) -> Evaluation:
     """The contents of eval_results.json of every attempt, oldest first, each with where it lies.
 
-    InputError for what is none, for one without checkpoints, and for attempts that were scored on other threads.
+    InputError for what is none, for one without checkpoints, and for attempts that were scored on other threads;
+    IntegrityError for one of another format.
     """
+    for value, where in documents:
+        require_format(value, formats.EVAL_RESULTS, where, "run evaluate again")
     try:
         return _read(documents)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
 
+from jobs.contracts import formats
 from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.errors import InputError, IntegrityError
 from jobs.contracts.records import Json, Split
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from jobs.ml.encoding import Encoder
     from jobs.ml.vector_index import Index
 
-FORMAT = 1
 _SETS: tuple[tuple[str, Split], ...] = (("val_set", "val"), ("test_set", "test"))
 
 
@@ -207,7 +207,7 @@ def _notes_on(config: Config, work: Work, scores: Scores) -> Iterator[str]:
 def _document(config: Config, inputs: Inputs, work: Work, scores: Scores, notes: list[str]) -> Json:
     """What eval_results.json holds."""
     return {
-        "format": FORMAT,
+        "format": formats.EVAL_RESULTS,
         "window_idx": work.window_idx,
         "attempt": inputs.attempt,
         "top_k": config.top_k,

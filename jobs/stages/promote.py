@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 import orjson
 
+from jobs.contracts import formats
 from jobs.contracts.artifacts import history_key
 from jobs.contracts.errors import ConfigError, InputError, IntegrityError, MissingInputError, UsageError
+from jobs.contracts.formats import require_format
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store, store_folder
 from jobs.files import read_json, scratch_folder, write_json
@@ -87,6 +89,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
 
 def _decision(path: Path) -> Json:
     decision = read_json(path)
+    require_format(decision, formats.DECISION, str(path), "run select again")
     outcome = decision.get("outcome") if isinstance(decision, dict) else None
     if outcome == "Retrain":
         raise ConfigError(

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from jobs.contracts.artifacts import finished_key, marker_key
+from jobs.contracts.errors import IntegrityError
 from jobs.contracts.folder_store import FolderStore
 from jobs.contracts.markers import read_marker, read_result
 
@@ -43,3 +44,20 @@ def test_by_how_the_cycle_has_ended(store: FolderStore) -> None:
     assert read_result(store, "train", "w1", 1) == {"told by": "train 1"}
     assert read_result(store, "promote", "w1", 1) == {"told by": "promote 1"}
     assert read_result(store, "evaluate", "w1") is None
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b'{"format": 1, "result": {', "the marker is damaged"),
+        (b"", "the marker is damaged"),
+        (b"[]", "not a marker"),
+        (b'{"format": 2}', "it is of format 2; this version reads 1"),
+    ],
+)
+def test_a_marker_that_cannot_be_read(store: FolderStore, data: bytes, what: str) -> None:
+    store.put(marker_key("w1", "split"), data)
+    with pytest.raises(IntegrityError, match=what) as raised:
+        read_marker(store, "split", "w1")
+    assert raised.value.where == f"{store.url}/{marker_key('w1', 'split')}"
+    assert "delete it, and split runs once more" in raised.value.hint

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.contracts.errors import ConfigError, InputError, UsageError
+from jobs.contracts.errors import ConfigError, InputError, IntegrityError, UsageError
 from jobs.selection.decision import as_json, decide
 from jobs.selection.evaluation import Evaluation, Scored, read_evaluations, val_threads
 from jobs.selection.rules import Rules, checked_weights, threshold_of, weights_of
@@ -171,3 +171,8 @@ def test_a_checkpoint_without_a_loss(entry: dict[str, Any]) -> None:
 def test_no_checkpoints() -> None:
     with pytest.raises(InputError, match="no checkpoints to choose from"):
         read_evaluations([({"checkpoints": []}, "results.json")])
+
+
+def test_scores_of_another_format() -> None:
+    with pytest.raises(IntegrityError, match=r"results\.json: it is of format 2; this version reads 1"):
+        read_evaluations([({"format": 2, "checkpoints": []}, "results.json")])

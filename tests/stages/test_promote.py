@@ -289,6 +289,12 @@ def test_what_is_no_decision(tmp_path: Path, value: str) -> None:
         run(Config(), Inputs({"decision": [tmp_path / "decision.json"]}), Outputs({"production": tmp_path / "p.json"}))
 
 
+def test_a_decision_of_another_format(tmp_path: Path) -> None:
+    (tmp_path / "decision.json").write_text('{"format": 2, "outcome": "KeepIncumbent"}')
+    with pytest.raises(IntegrityError, match="format 2; this version reads 1"):
+        run(Config(), Inputs({"decision": [tmp_path / "decision.json"]}), Outputs({"production": tmp_path / "p.json"}))
+
+
 def test_a_command_afterwards(store: Store, tmp_path: Path) -> None:
     out = tmp_path / "told"
     result = promoted(store, tmp_path, after=f'env | grep ^REFRAIN_ | sort > "{out}"')
