@@ -20,6 +20,7 @@ from jobs.contracts.stages import STAGES
 
 _OTHERS = {
     "run": "Run a cycle's stages on this machine.",
+    "result": "Say what a finished stage of a cycle gave back.",
     "plan": "Say what a cycle would do, and what it would take.",
     "ask": "Answer a question from the archive.",
     "merge": "Merge an adapter into its base model.",
@@ -114,9 +115,9 @@ def main(args: list[str] | None = None) -> Any:
         _forget_unwritten()
         raise
     except (_Stop, RefrainError, OSError) as error:
-        if os.environ.get("REFRAIN_TRACEBACK"):
+        told = error_told(error)
+        if told is None or os.environ.get("REFRAIN_TRACEBACK"):
             raise
-        told = _told(error)
         click.echo(f"refrain: error: {told}", err=True)
         _forget_unwritten()
         sys.exit(told.exit_code)
@@ -136,15 +137,15 @@ def _stop(_signal: int, _frame: FrameType | None) -> None:
     raise _Stop
 
 
-def _told(error: _Stop | RefrainError | OSError) -> RefrainError:
-    """What a user is told; an OSError but of a report that does not fit on the disk is a defect."""
+def error_told(error: BaseException) -> RefrainError | None:
+    """What a user is told; None for a defect, as any OSError is but of a report that does not fit on the disk."""
     if isinstance(error, _Stop):
         return StoppedError("told to stop", hint="the same command again does the rest")
     if isinstance(error, RefrainError):
         return error
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        raise error
-    return OutputError(f"cannot be written: {error.strerror}", where="standard output")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return OutputError(f"cannot be written: {error.strerror}", where="standard output")
+    return None
 
 
 def _forget_unwritten() -> None:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.cli import options
+from jobs.cli import options, termination
 from jobs.cli.train import is_follower, take_part
 from jobs.contracts.errors import RefrainError, UsageError
+from jobs.contracts.progression import Step
 from jobs.contracts.stages import STAGES
+
+if TYPE_CHECKING:
+    from jobs.contracts.cycle import RetrainCycle
+    from jobs.local.session import Session
 
 _STAGE = click.Choice([row.name for row in STAGES])
 
@@ -34,7 +40,20 @@ _STAGE = click.Choice([row.name for row in STAGES])
 )
 @click.option("--again", is_flag=True, help="Run each stage once more, finished or not.")
 @click.option("--no-cleanup", is_flag=True, help="Keep what spec.retention would have deleted at the cycle's end.")
-@click.option("--take-over", is_flag=True, help="Break the claim of a run elsewhere that is known to be dead.")
+@click.option("--take-over", is_flag=True, help="Break the claim of a run or an owner that is known to be gone.")
+@click.option(
+    "--owner",
+    metavar="ID",
+    envvar="REFRAIN_OWNER",
+    show_envvar=True,
+    help="With --only: claim the archive for who runs its stages one by one; others are refused from then on.",
+)
+@click.option(
+    "--withhold",
+    metavar="REASON: MESSAGE",
+    help="With --only promote: keep the winner out of service after all, and say why.",
+)
+@termination.option
 @click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]), help="Where models run.  [default: the best]")
 @click.option("--progress-port", type=click.IntRange(0, 65_535), help="Serve training's /progress and /metrics there.")
 @options.workers
@@ -49,6 +68,9 @@ def command(
     again: bool,
     no_cleanup: bool,
     take_over: bool,
+    owner: str | None,
+    withhold: str | None,
+    termination_log: Path | None,
     device: str | None,
     progress_port: int | None,
     workers: int | None,
@@ -68,33 +90,63 @@ def command(
       refrain run cycle.yaml --until sample
       refrain run cycle.yaml --only train --attempt 1      (what a stage's pod does)
     """
-    from jobs.contracts.cycle import load_cycle
-    from jobs.contracts.progression import Step
-    from jobs.files import STANDARD
-    from jobs.local.configs import Machine
-    from jobs.local.places import located, reach
-    from jobs.local.session import Session
+    _require_sense(only=only, until=until, attempt=attempt, withhold=withhold, termination_log=termination_log)
+    if only == "train" and is_follower():
+        _follow(file, device)
+        return
+    machine = {"workers": workers, "device": device, "progress_port": progress_port}
+    settings = {"again": again, "cleanup": not no_cleanup, "owner": owner if only else None, "withhold": withhold}
+    with termination.telling(termination_log, only or "", attempt) as tell:
+        session = _session(file, store, machine, settings)
+        try:
+            if only:
+                status = session.run_only(Step(only, attempt), take_over=take_over)
+            else:
+                status = session.run(until, take_over=take_over)
+        except RefrainError as error:
+            if as_json:
+                _print(session.failed(error))
+            raise
+        if as_json:
+            _print(session.report(status))
+        if session.result is not None:
+            tell(session.result)
 
+
+def _require_sense(
+    *, only: str | None, until: str | None, attempt: int, withhold: str | None, termination_log: Path | None
+) -> None:
     if only and until:
         raise UsageError("both --only and --until are given", hint="leave one out")
     if attempt and not only:
         raise UsageError("--attempt is for --only: a whole run knows its attempts itself")
-    cycle = located(load_cycle(file), Path.cwd() if file == STANDARD else file.parent)
-    if only == "train" and is_follower():
-        reach(cycle.spec.store)  # a base model at s3:// comes from the same service
-        take_part(device)
-        return
-    machine = Machine(workers=workers, device=device, progress_port=progress_port)
-    url = store or cycle.spec.archive_url
-    session = Session(cycle, url, _say, machine, again=again, cleanup=not no_cleanup)
-    try:
-        status = session.run_only(Step(only, attempt)) if only else session.run(until, take_over=take_over)
-    except RefrainError as error:
-        if as_json:
-            _print(session.failed(error))
-        raise
-    if as_json:
-        _print(session.report(status))
+    if withhold is not None and only != "promote":
+        raise UsageError("--withhold is for --only promote")
+    if termination_log is not None and not only:
+        raise UsageError("--termination-log is for --only: it takes the result of one stage")
+
+
+def _located(file: Path) -> RetrainCycle:
+    from jobs.contracts.cycle import load_cycle
+    from jobs.files import STANDARD
+    from jobs.local.places import located
+
+    return located(load_cycle(file), Path.cwd() if file == STANDARD else file.parent)
+
+
+def _follow(file: Path, device: str | None) -> None:
+    from jobs.local.places import reach
+
+    reach(_located(file).spec.store)  # a base model at s3:// comes from the same service
+    take_part(device)
+
+
+def _session(file: Path, url: str | None, machine: Mapping[str, Any], settings: Mapping[str, Any]) -> Session:
+    from jobs.local.configs import Machine
+    from jobs.local.session import Session
+
+    cycle = _located(file)
+    return Session(cycle, url or cycle.spec.archive_url, _say, Machine(**machine), **settings)
 
 
 def _say(text: str) -> None:
