@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 from jobs.contracts.errors import TransientError
@@ -49,6 +51,48 @@ def shared(
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def num_cpus(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """CPUs that this process may use: of those of its affinity no more than its container's share comes to.
+
+    A share is a quota of time, as `limits.cpu` of a pod sets one (cgroups of version 2 and 1); its last fraction
+    counts as a whole CPU.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min([allowed, *_cpu_shares(cgroups, own)])))
+
+
+def _cpu_shares(cgroups: Path, own: Path) -> Iterator[float]:
+    """The shares of the groups that this process is in, and of those around them."""
+    for line in _words(own, "\n"):
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if not controllers:
+            yield from (_share(_words(folder / "cpu.max")) for folder in _upwards(cgroups, path))
+        elif "cpu" in controllers.split(","):
+            for folder in _upwards(cgroups / "cpu", path):
+                yield _share(_words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us"))
+
+
+def _share(words: list[str]) -> float:
+    """Quota / period; infinite where none is set."""
+    if len(words) != 2 or not all(word.isdecimal() for word in words) or not int(words[1]):
+        return math.inf
+    return int(words[0]) / int(words[1])
+
+
+def _words(path: Path, separator: str | None = None) -> list[str]:
+    """What a file of the kernel's says; nothing where there is none."""
+    try:
+        return path.read_text().split(separator)
+    except OSError:
+        return []
+
+
+def _upwards(root: Path, path: str) -> Iterator[Path]:
+    """A group's folder and those above it; in a container the path may be the host's, and the root is all there is."""
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    return (root.joinpath(*parts[:length]) for length in range(len(parts), -1, -1))
 
 
 def _start(start: Callable[..., None], told: tuple[Any, ...]) -> None:

@@ -48,7 +48,7 @@ MAY_IMPORT = {
         "jobs.stages.__init__",
         *("jobs.mail", "jobs.sources", "jobs.intake", "jobs.assignments", "jobs.replay", "jobs.ml"),
         *("jobs.corpus", "jobs.retrieval", "jobs.scoring", "jobs.evaluation", "jobs.selection"),
-        *("jobs.items", "jobs.production"),
+        *("jobs.items", "jobs.production", "jobs.processes"),
         *("jobs.contracts", "jobs.files", "jobs.progress"),
     },
     "jobs.runner": {

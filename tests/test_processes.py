@@ -7,11 +7,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from jobs.contracts.errors import InputError, TransientError
-from jobs.processes import shared
+from jobs.processes import num_cpus, shared
 
 _factor = 0
 
@@ -73,3 +74,28 @@ def test_a_worker_that_is_killed_is_an_error_and_not_a_wait_for_ever() -> None:
     assert [str(error).partition("\n")[0] for error in errors] == [
         "a process was killed, perhaps because memory ran out"
     ]
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 2),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/pods/one\n", {"pods/cpu.max": "300000 100000", "pods/one/cpu.max": "max 100000"}, 3),
+        ("0::/../host/path\n", {"cpu.max": "10000 100000"}, 1),
+        ("4:cpu,cpuacct:/docker/x\n0::/\n", {"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ("4:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ("4:cpuset:/\n", {"cpu/cpu.cfs_quota_us": "100000", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ("nonsense\n", {"cpu.max": "x"}, 8),
+        ("", {}, 8),
+    ],
+)
+def test_cpus_are_those_that_a_container_may_use(
+    own: str, files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    (tmp_path / "own").write_text(own)
+    for name, text in files.items():
+        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cgroup" / name).write_text(text)
+    assert num_cpus(tmp_path / "cgroup", tmp_path / "own") == expected

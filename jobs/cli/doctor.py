@@ -21,6 +21,7 @@ import click
 from jobs import __version__
 from jobs.cli import options
 from jobs.contracts.errors import ConfigError, RefrainError
+from jobs.processes import num_cpus
 
 Mark = Literal["ok", "warning", "missing"]
 
@@ -87,7 +88,7 @@ def _print(findings: list[Finding], *, as_json: bool) -> None:
 def _system() -> Iterator[Finding]:
     yield Finding("refrain", "ok", f"{__version__} in {Path(__file__).parents[2]}")
     yield Finding("Python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    yield Finding("CPUs", "ok", str(_num_cpus()))
+    yield Finding("CPUs", "ok", str(num_cpus()))
     memory = _memory_bytes()
     yield Finding(
         "memory",
@@ -97,13 +98,6 @@ def _system() -> Iterator[Finding]:
     )
     for name, folder in {"disk here": Path.cwd(), "disk for scratch": Path(tempfile.gettempdir())}.items():
         yield _disk(name, folder)
-
-
-def _num_cpus() -> int:
-    """CPUs that this process may use, which may be fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _memory_bytes() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -18,7 +17,7 @@ from jobs.mail.decode import DecodedMail, TextOptions, content_digest, date_of, 
 from jobs.mail.headers import Headers, message_id, split_header
 from jobs.mail.near_duplicates import fingerprints
 from jobs.ml.tokens import TokenCounter, load_token_counter
-from jobs.processes import shared
+from jobs.processes import num_cpus, shared
 
 BATCH_RECORDS = 256
 UNCOUNTED = -1
@@ -89,7 +88,7 @@ def decode_all(records: Iterable[Json], settings: Settings, workers: int | None)
     """
     batches = _batches(records)
     first = list(islice(batches, 2))
-    workers = workers or os.cpu_count() or 1
+    workers = workers or num_cpus()
     if workers == 1 or len(first) < 2:
         worker = _Worker(settings)
         yield from map(worker, first)

@@ -6,7 +6,8 @@ import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -224,9 +225,7 @@ def _embed(place: _Place, missing: Sequence[tuple[Source, int]], model: Embeddin
     embedder = Embedder(model, config.device)
     total = sum(min(MESSAGES_PER_PART, source.num_messages - number * MESSAGES_PER_PART) for source, number in missing)
     with bar("index", unit="mail", total=total) as shown:
-        for source, number in missing:
-            start = number * MESSAGES_PER_PART
-            messages = list(islice(place.messages(source), start, start + MESSAGES_PER_PART))
+        for source, number, messages in _missing_mails(place, missing):
             passages = list(cut(messages, embedder))
             tell = _Told(shown, len(messages), len(passages))
             vectors = embedder.documents(list(map(embedded_text, passages)), tell)
@@ -234,6 +233,16 @@ def _embed(place: _Place, missing: Sequence[tuple[Source, int]], model: Embeddin
             digest = hashlib.sha256(data).hexdigest()
             key = part_key(place.prefix, model.digest, source, number=number, num_passages=len(passages), sha256=digest)
             place.store.put_if_absent(key, data)
+
+
+def _missing_mails(place: _Place, missing: Sequence[tuple[Source, int]]) -> Iterator[tuple[Source, int, list[Message]]]:
+    """The mails of each missing part; every source is gone through once, past the parts that are there."""
+    for source, group in groupby(missing, itemgetter(0)):
+        messages, position = place.messages(source), 0
+        for _, number in group:
+            past = (number - position) * MESSAGES_PER_PART
+            yield source, number, list(islice(messages, past, past + MESSAGES_PER_PART))
+            position = number + 1
 
 
 class _Told:

@@ -7,7 +7,6 @@ to the rejects with its reason; nothing is dropped without one.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from jobs.files import STANDARD, atomic_output, output_error, write_json
 from jobs.mail.filters import Filters
 from jobs.mail.limits import EMPTY, MAX_HEADER_BYTES, MAX_HEADER_LINES, MAX_MESSAGE_BYTES, NO_MAILS, Limits
 from jobs.mail.mbox import MboxFormat
+from jobs.processes import num_cpus
 from jobs.progress import bar
 from jobs.sources.converting import Convert, Converted, convert_all
 from jobs.sources.cursors import read_cursors
@@ -58,7 +58,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     """
     cursors = _cursors(inputs)
     limits = Limits(config.max_message_bytes, config.max_header_bytes, config.max_header_lines)
-    workers = config.workers or os.cpu_count() or 1
+    workers = config.workers or num_cpus()
     own = tuple(path.resolve() for path in outputs.paths.values())
     options = ReadOptions(limits, config.mbox_format, cursors, config.imap_ca, alone=workers == 1, outputs=own)
     filters = Filters.parse(config.include, config.exclude)

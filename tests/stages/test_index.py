@@ -105,6 +105,28 @@ def test_only_what_is_new_is_embedded(archive: Archive, model: str, tmp_path: Pa
     assert {name: after[name] for name in before} == before
 
 
+def test_mail_is_read_once_however_many_its_parts(
+    archive: Archive, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "MESSAGES_PER_PART", 2)
+    read: list[str] = []
+    own = index.as_record
+
+    def as_record(kind: Any, record: Any, where: str) -> Any:
+        read.append(record["message_id"])
+        return own(kind, record, where)
+
+    monkeypatch.setattr(index, "as_record", as_record)
+    result = indexed(archive, model, tmp_path / "index.json")
+    assert result["num_parts"] > 10
+    assert len(read) == len(set(read)) == 40
+    before = tree(tmp_path / "archive" / "index")
+    for name in sorted(before)[1::3]:
+        (tmp_path / "archive" / "index" / name).unlink()
+    assert indexed(archive, model, tmp_path / "index.json") == result
+    assert tree(tmp_path / "archive" / "index") == before
+
+
 def test_a_stopped_run_goes_on_and_leaves_the_same_bytes(
     archive: Archive, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,7 +158,7 @@ def test_a_full_disk_loses_nothing(
     monkeypatch.setattr(index, "MESSAGES_PER_PART", 7)
     undisturbed = import_weeks(Archive.open((tmp_path / "undisturbed").as_uri()), tmp_path, 0, 1)
     expected = indexed(undisturbed, model, tmp_path / "expected.json")
-    own, calls = Embedder.documents, []
+    own, calls, before = Embedder.documents, [], set(tree(tmp_path / "archive"))
 
     def documents(self: Embedder, *more: Any) -> Any:
         calls.append(1)
@@ -148,7 +170,7 @@ def test_a_full_disk_loses_nothing(
     with pytest.raises(OutputError, match=r"too large|space"):
         indexed(archive, model, tmp_path / "index.json")
     assert not (tmp_path / "index.json").exists()
-    assert len(tree(tmp_path / "archive" / "index")) == 3
+    assert len(set(tree(tmp_path / "archive")) - before) == 3  # whole parts, and no half of one
     limit_files(resource.RLIM_INFINITY)
     assert indexed(archive, model, tmp_path / "index.json") == expected
     assert len(calls) == expected["num_parts"] + 1
