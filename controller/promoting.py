@@ -81,25 +81,25 @@ def _announce(p: Planning, inference: Inference) -> None:
     candidate = p.status.candidate
     assert candidate is not None
     value = _value(candidate.adapter, candidate.sha256)
-    promotion = Promotion(phase="RollingOut", adapter=value, former=inference.adapter, started_at=p.now_written)
+    promotion = Promotion(phase="Announced", adapter=value, former=inference.adapter, started_at=p.now_written)
     p.set(state="Running", promotion=promotion)
     p.progressing("True", "RollingOut", f"{name(inference.deployment)} is brought to {candidate.sha256[:16]}")
     p.condition("Promoted", "Unknown", "RollingOut", f"{name(inference.deployment)} does not answer with it yet")
 
 
 def _roll_out(p: Planning, inference: Inference, promotion: Promotion) -> None:
-    marker = _marker_of(inference)
     if inference.is_swapped:
         _swap(p, inference, promotion)
-    elif inference.adapter != promotion.adapter:
-        if marker.get("cycle") == p.cycle.uid:
-            message = f"somebody set {name(inference.deployment)} back to {inference.adapter or 'nothing'}; that stays"
-            _withhold(p, promotion, "RolledBackExternally", message)
-        else:
-            p.actions.append(SetAdapter(promotion.adapter, {"cycle": p.cycle.uid, "former": promotion.former}))
-            p.wake(after(promotion.started_at, p.spec.promotion.timeout_seconds))
-    else:
-        _verify(p, inference, promotion)
+    elif inference.adapter == promotion.adapter:
+        seen = promotion.model_copy(update={"phase": "RollingOut"})
+        p.set(promotion=seen)
+        _verify(p, inference, seen)
+    elif promotion.phase == "Announced":
+        p.actions.append(SetAdapter(promotion.adapter, {"cycle": p.cycle.uid, "former": promotion.former}))
+        p.wake(after(promotion.started_at, p.spec.promotion.timeout_seconds))
+    else:  # the marker says nothing here: `kubectl rollout undo` takes it away too
+        message = f"somebody set {name(inference.deployment)} back to {inference.adapter or 'nothing'}; that stays"
+        _withhold(p, promotion, "RolledBackExternally", message)
 
 
 def _verify(p: Planning, inference: Inference, promotion: Promotion) -> None:

@@ -45,7 +45,11 @@ def test_from_apply_to_promoted(one: Operator, control_plane: ControlPlane) -> N
     assert "Promoted" in table, table
     described = control_plane.kubectl("describe", "retraincycle", "w1", "-n", one.namespace).stdout
     assert "step_4 is better" in described
-    writes = [event for event in control_plane.audit(since, user=one.user, writes=True) if event.resource != "events"]
+    writes = [
+        event
+        for event in control_plane.audit(since, user=one.user, namespace=one.namespace, writes=True)
+        if event.resource != "events"
+    ]
     print(f"{len(writes)} writes for {len(ALL)} stages")  # noqa: T201 - the figure is wanted
     assert len(writes) <= 3 * len(ALL), writes
     assert all(pod["metadata"]["ownerReferences"] for pod in one.pods())

@@ -389,6 +389,7 @@ class TestPromotion:
         world.add("w1")
         world.run()
         world.deployment["spec"]["template"]["metadata"]["annotations"] = {"refrain.dev/adapter": self.FORMER}  # type: ignore[index]
+        world.deployment["metadata"]["annotations"] = {}  # type: ignore[index]
         world.settle()
         assert world.status("w1").promotion.reason == "RolledBackExternally"
         world.run(KEPT)

@@ -139,8 +139,9 @@ class Decision(StatusModel):
 class Promotion(StatusModel):
     """How far the inference Deployment has been brought to the candidate."""
 
-    phase: Literal["RollingOut", "Recording", "Restoring", "Withheld"]
-    """RollingOut until every pod answers with the adapter; Restoring brings the former one back."""
+    phase: Literal["Announced", "RollingOut", "Recording", "Restoring", "Withheld"]
+    """Announced until the annotation is set, RollingOut until every pod answers with the adapter; Restoring brings
+    the former one back."""
     adapter: Key
     """The value of the pod template's annotation `refrain.dev/adapter`: key@digest."""
     former: Key = ""

@@ -1,0 +1,221 @@
+"""The inference Deployment brought to a candidate, with real rollouts, and servers on the pods' own addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cluster.api import Object, wait_for
+from cluster.kubelet import Play
+from controller_process import Operator, operator, played
+from controller_world import KEPT, RESULTS, WINNER
+
+if TYPE_CHECKING:
+    from cluster.control_plane import ControlPlane
+    from cluster.kubelet import Kubelet
+
+pytestmark = pytest.mark.cluster
+PORT = 18_000
+FORMER = f"cycles/w0/train/checkpoints/step_2@{'f' * 64}"
+NEW = f"cycles/w1/train/checkpoints/step_4@{WINNER}"
+DEPLOYMENT = "apps/v1/Deployment"
+
+
+@dataclass
+class Serving:
+    """What the pods of the inference Deployment do, and what they were asked."""
+
+    loaded: dict[str, str] = field(default_factory=dict)
+    """By pod: the adapter that it was told to load."""
+    asked: list[str] = field(default_factory=list)
+    answers_with: Callable[[str], str] = lambda adapter: adapter.rpartition("@")[2]
+    is_ready: bool = True
+
+    @contextlib.contextmanager
+    def server(self, pod: Object) -> Iterator[None]:
+        """A small real HTTP server with the API of the inference server, on the pod's own address."""
+        name = pod["metadata"]["name"]
+        began_with = pod["metadata"].get("annotations", {}).get("refrain.dev/adapter", "")
+        serving = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path == "/v1/adapter":
+                    assert self.headers["Authorization"] == "Bearer let-me"
+                    serving.loaded[name] = f"{body['adapter'] or ''}@{body['sha256']}"
+                    answer: Any = {}
+                else:
+                    serving.asked.append(name)
+                    adapter = serving.answers_with(serving.loaded.get(name, began_with))
+                    content = {"role": "assistant", "content": f"I am {name}"}
+                    answer = {"choices": [{"message": content}], "refrain": {"adapter": adapter}}
+                data = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer((pod["status"]["podIP"], PORT), Handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    def play(self, pod: Object) -> Play:
+        return Play(hang=True, during=self.server, ready=self.is_ready)
+
+
+def deployment(former: str = "") -> Object:
+    labels = {"app": "serve"}
+    source = {"fieldRef": {"fieldPath": "metadata.annotations['refrain.dev/adapter']"}}
+    container = {
+        "name": "serve",
+        "image": "inference",
+        "env": [{"name": "REFRAIN_ADAPTER", "valueFrom": source}],
+    }
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 1}}
+    if former:
+        template["metadata"]["annotations"] = {"refrain.dev/adapter": former}  # type: ignore[dict-item]
+    spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "serve"}, "spec": spec}
+
+
+@pytest.fixture
+def serving(kubelet: Kubelet) -> Serving:
+    made = Serving()
+
+    def rule(pod: Object) -> Play:
+        if pod["metadata"]["labels"].get("app") == "serve":
+            return made.play(pod)
+        is_withheld = "--withhold" in pod["spec"]["containers"][0]["args"]
+        return played(pod, KEPT | {"select": RESULTS["select"]} if is_withheld else RESULTS)
+
+    kubelet.rule = rule
+    kubelet.offer_gpus(4)
+    return made
+
+
+@contextlib.contextmanager
+def promoting(control_plane: ControlPlane, namespace: str, folder: Path, mode: str = "Rollout") -> Iterator[Operator]:
+    token = folder / "token"
+    token.write_text("let-me\n")
+    said = {"deployment": "serve", "archive": "workshop", "port": PORT, "mode": mode, "tokenFile": str(token)}
+    with operator(control_plane, namespace, folder, inference=said) as made:
+        yield made.start()
+
+
+def adapter_of(made: Operator) -> str:
+    found = made.control_plane.api.get(DEPLOYMENT, "serve", made.namespace)
+    return str(found["spec"]["template"]["metadata"].get("annotations", {}).get("refrain.dev/adapter", ""))
+
+
+def marker_of(made: Operator) -> str:
+    found = made.control_plane.api.get(DEPLOYMENT, "serve", made.namespace)
+    return str(found["metadata"].get("annotations", {}).get("refrain.dev/promotion", ""))
+
+
+def is_available(made: Operator) -> None:
+    def available() -> bool:
+        status = made.control_plane.api.get(DEPLOYMENT, "serve", made.namespace).get("status", {})
+        return status.get("availableReplicas") == 2
+
+    wait_for(available, 60, "the Deployment is available")
+
+
+def test_promoted_when_every_pod_answers(
+    control_plane: ControlPlane, serving: Serving, namespace: str, tmp_path: Path
+) -> None:
+    control_plane.api.create(deployment(), namespace)
+    with promoting(control_plane, namespace, tmp_path) as made:
+        is_available(made)
+        made.create("w1")
+        made.wait("w1", "Promoted", 120)
+        assert adapter_of(made) == NEW
+        assert len(set(serving.asked)) == 2
+        wait_for(lambda: marker_of(made) == "", 30, "the promotion is forgotten")
+        # As `helm upgrade` does it: a server-side apply without the annotation leaves it alone.
+        control_plane.api.apply(deployment(), namespace, manager="helm")
+        assert adapter_of(made) == NEW
+
+
+def test_a_wrong_answer_brings_the_former_back(
+    control_plane: ControlPlane, serving: Serving, namespace: str, tmp_path: Path
+) -> None:
+    control_plane.api.create(deployment(FORMER), namespace)
+    serving.answers_with = lambda adapter: "0" * 64
+    with promoting(control_plane, namespace, tmp_path) as made:
+        is_available(made)
+        made.create("w1")
+        status = made.wait("w1", "NotPromoted", 120)
+        assert status["promotion"]["reason"] == "WrongAdapter"
+        assert adapter_of(made) == FORMER
+
+
+def test_pods_that_are_never_ready_bring_the_former_back(
+    control_plane: ControlPlane, serving: Serving, namespace: str, tmp_path: Path
+) -> None:
+    control_plane.api.create(deployment(FORMER), namespace)
+    with promoting(control_plane, namespace, tmp_path) as made:
+        is_available(made)
+        serving.is_ready = False
+        made.create("w1", promotion={"timeoutSeconds": 5})
+        status = made.wait("w1", "NotPromoted", 120)
+        assert status["promotion"]["reason"] == "NotReady"
+        assert adapter_of(made) == FORMER
+        (job,) = [one for one in made.jobs() if one["metadata"]["labels"]["refrain.dev/stage"] == "promote"]
+        assert "NotReady: " in job["spec"]["template"]["spec"]["containers"][0]["args"][-1]
+
+
+def test_undone_by_a_person(control_plane: ControlPlane, serving: Serving, namespace: str, tmp_path: Path) -> None:
+    control_plane.api.create(deployment(FORMER), namespace)
+    with promoting(control_plane, namespace, tmp_path) as made:
+        is_available(made)
+        serving.is_ready = False
+        made.create("w1", promotion={"timeoutSeconds": 600})
+        wait_for(lambda: adapter_of(made) == NEW, 120, "the candidate is set")
+        control_plane.kubectl("rollout", "undo", "deployment/serve", "-n", namespace)
+        status = made.wait("w1", "NotPromoted", 120)
+        assert status["promotion"]["reason"] == "RolledBackExternally"
+        assert adapter_of(made) == FORMER
+        serving.is_ready = True
+        made.create("w2")
+        made.wait("w2", "Promoted", 120)
+        assert adapter_of(made) == NEW
+
+
+def test_swapped_without_a_rollout(
+    control_plane: ControlPlane, serving: Serving, namespace: str, tmp_path: Path
+) -> None:
+    control_plane.api.create(deployment(), namespace)
+    with promoting(control_plane, namespace, tmp_path, mode="Swap") as made:
+        is_available(made)
+        pods = {pod["metadata"]["name"] for pod in made.pods()}
+        made.create("w1")
+        made.wait("w1", "Promoted", 120)
+        assert serving.loaded == dict.fromkeys(pods, NEW)
+        assert adapter_of(made) == ""
+
+
+def test_deleted_halfway(control_plane: ControlPlane, serving: Serving, namespace: str, tmp_path: Path) -> None:
+    control_plane.api.create(deployment(FORMER), namespace)
+    with promoting(control_plane, namespace, tmp_path) as made:
+        is_available(made)
+        serving.is_ready = False
+        made.create("w1", promotion={"timeoutSeconds": 600})
+        wait_for(lambda: adapter_of(made) == NEW, 120, "the candidate is set")
+        control_plane.api.delete("refrain.dev/v1alpha1/RetrainCycle", "w1", namespace)
+        wait_for(lambda: adapter_of(made) == FORMER and marker_of(made) == "", 60, "the former one is back")
