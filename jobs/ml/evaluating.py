@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from jobs.ml.loss import target_losses
 MAX_ANSWERED_TOKENS = 1024
 """Of a longer mail that is answered, the model reads the beginning."""
 _MAX_HEADER_CHARS = 300
+_SHORTER = ((80, 1), (20, 1), (20, 4), (0, 10**9))
+"""For a model with little room: so many characters of each header, and so small a part of the mail."""
 
 Mail = tuple[str, str, str]
 """Sender, date and body."""
@@ -79,14 +82,20 @@ class Scorer:
     def prompt(
         self, subject: str, sources: Sequence[Mail], answered: Mail, sender: str, date: str, *, max_new_tokens: int
     ) -> Prompt:
-        """As many of the sources (best first) as the model can read stand as earlier mails, then what is answered."""
+        """As many of the sources (best first) as the model can read stand as earlier mails, then what is answered.
+
+        Where not even that has room, headers are cut, and then more of the mail: what is left at last is as long
+        for every mail, and a model that cannot read it is refused by `generate`.
+        """
         limit = num_positions(self._model)
         room = None if limit is None else limit - max_new_tokens
         most = MAX_ANSWERED_TOKENS if room is None else max(1, min(MAX_ANSWERED_TOKENS, room // 2))
-        asked = (answered[0][:_MAX_HEADER_CHARS], answered[1], beginning(self.encoder, answered[2], most))
-        for num in range(len(sources), -1, -1):
+        body = cache(lambda num_tokens: beginning(self.encoder, answered[2], max(1, num_tokens)))
+        tries = [(num, _MAX_HEADER_CHARS, most) for num in range(len(sources), -1, -1)]
+        for num, chars, num_tokens in [*tries, *((0, chars, most // part) for chars, part in _SHORTER)]:
             earlier = sorted(sources[:num], key=lambda one: one[1])
-            ids = self.encoder.prompt(subject[:_MAX_HEADER_CHARS], [*earlier, asked], sender[:_MAX_HEADER_CHARS], date)
+            asked = (answered[0][:chars], answered[1], body(num_tokens))
+            ids = self.encoder.prompt(subject[:chars], [*earlier, asked], sender[:chars], date)
             if room is None or len(ids) <= room:
                 break
         return Prompt(ids, num)

@@ -32,3 +32,19 @@ def test_of_a_mail_that_is_longer_than_the_model_reads_the_beginning_is_judged(s
 def test_a_mail_without_line_ends_is_judged_too(scorer, model):
     ((loss, judged),) = scorer.log_probabilities([("Blob", (*HEADER, "x7Q" * 20_000))])
     assert loss < 0 < judged <= num_positions(model)
+
+
+@pytest.mark.parametrize("room", [600, 400, 200])
+def test_a_mail_with_long_headers_has_room_all_the_same(scorer, model, room):
+    """The subject and both senders have hundreds of characters of which each is a token, or more."""
+    long = "日本語の件名" * 60
+    prompt = scorer.prompt(
+        long,
+        [(long, HEADER[1], "An earlier mail.")],
+        (long, HEADER[1], "Which disk is it?\n" * 50),
+        long,
+        HEADER[1],
+        max_new_tokens=num_positions(model) - room,
+    )
+    assert prompt.num_sources == 0
+    assert room // 4 < len(prompt.ids) <= room
