@@ -152,7 +152,8 @@ class StoreItems:
     def _is_as_written(self, key: str, facts: Json) -> bool:
         with self._store.open(key) as stream:
             if self._thorough:
-                return bool(hashlib.file_digest(stream, "sha256").hexdigest() == facts["sha256"])
+                digest = hashlib.file_digest(stream, "sha256")  # type: ignore[arg-type]  # typeshed's BinaryIO lacks readinto
+                return bool(digest.hexdigest() == facts["sha256"])
             return bool(stream.seek(0, os.SEEK_END) == facts["num_bytes"])
 
     def publish(self, name: str) -> None:
