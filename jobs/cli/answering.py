@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 
-from jobs.contracts.artifacts import BASE_KEY, MARKER, artifact_key
+from jobs.contracts.artifacts import BASE_KEY, artifact_key
 from jobs.contracts.errors import ConfigError, MissingInputError, UsageError
-from jobs.contracts.markers import read_marker
+from jobs.contracts.markers import newest_indexed_cycle, read_marker
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.files import scratch_folder
@@ -247,16 +247,3 @@ def prompt_parts(asked: Asked, sources: Sequence[Source]) -> tuple[str, list[tup
     question = " ".join(asked.text.split())
     sender = asked.persona or (passages[0].sender if passages else "")
     return question[:_SUBJECT_CHARS], [*messages, (ASKER, date, asked.text.strip())], sender, date
-
-
-def newest_indexed_cycle(store: Store) -> str | None:
-    """The cycle whose index is of the newest window; of several, the last by name. None where there is none."""
-    newest: tuple[int, str] | None = None
-    ending = f"/index/{MARKER}"
-    for key in store.list("cycles/"):
-        if key.endswith(ending):
-            cycle = key.removeprefix("cycles/").removesuffix(ending)
-            marker = read_marker(store, "index", cycle)
-            found = (int(marker["result"].get("window_idx", -1)), cycle) if marker else None
-            newest = max(filter(None, (newest, found)), default=None)
-    return newest[1] if newest else None

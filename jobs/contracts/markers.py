@@ -54,6 +54,18 @@ def read_result(store: Store, stage: str, cycle: str, attempt: int = 0) -> Json 
     return next((one["result"] for one in of_stage), None)
 
 
+def newest_indexed_cycle(store: Store) -> str | None:
+    """The cycle whose index is of the newest window; of several, the last by name. None where there is none."""
+    newest: tuple[int, str] | None = None
+    for key in store.list("cycles/"):
+        if marker_of(key) == ("index", 0):
+            cycle = key.split("/")[1]
+            marker = read_marker(store, "index", cycle)
+            found = (int(marker["result"].get("window_idx", -1)), cycle) if marker else None
+            newest = max(filter(None, (newest, found)), default=None)
+    return newest[1] if newest else None
+
+
 def forget_after(store: Store, cycle: str, step: Step) -> None:
     """Delete the markers of all that comes behind a stage in a cycle: that stage is to be done anew.
 

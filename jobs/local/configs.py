@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.contracts import stages
 from jobs.contracts.cycle import CycleSpec, RetrainCycle
-from jobs.local.places import is_on_hub
+from jobs.local.places import is_on_hub, name_and_revision
 from jobs.selection.ladder import Rung, ladder_of, rung
 
 POD_FIELDS = (
@@ -146,7 +146,8 @@ def _train(spec: CycleSpec, attempt: int) -> dict[str, Any]:
 
 
 def _index(spec: CycleSpec, _attempt: int) -> dict[str, Any]:
-    return {"embedding_model": spec.evaluation.embedding_model}
+    name, revision = name_and_revision(spec.evaluation.embedding_model)
+    return {"embedding_model": name, "embedding_revision": revision}
 
 
 def _evaluate(spec: CycleSpec, _attempt: int) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def _evaluate(spec: CycleSpec, _attempt: int) -> dict[str, Any]:
     return {
         "base": spec.model.base,
         "revision": spec.model.revision,
-        "embedding_model": evaluation.embedding_model,
+        "embedding_model": name_and_revision(evaluation.embedding_model)[0],
         "top_k": evaluation.top_k,
         "max_queries": evaluation.max_queries,
         "max_new_tokens": evaluation.max_new_tokens,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import orjson
 
-from jobs.contracts.artifacts import BASE_KEY
+from jobs.contracts.artifacts import BASE_KEY, artifact_key
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.cycle.data import Source, StoreSpec
 from jobs.contracts.cycle.learning import ModelSpec
-from jobs.contracts.markers import read_marker
+from jobs.contracts.markers import newest_indexed_cycle, read_marker
 from jobs.contracts.store import Store, StoreOptions, store_folder
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -60,8 +60,8 @@ def _model(name: str, folder: Path) -> str:
 
 def _with_revision(model: ModelSpec) -> ModelSpec:
     """`org/model@revision` in two fields, unless the revision has been given in its own."""
-    name, separator, revision = model.base.rpartition("@")
-    if not separator or model.revision or not is_on_hub(model.base):
+    name, revision = name_and_revision(model.base)
+    if revision is None or model.revision:
         return model
     return model.model_copy(update={"base": name, "revision": revision})
 
@@ -103,6 +103,40 @@ def pinned(cycle: RetrainCycle, store: Store) -> RetrainCycle:
     revision = _known_revision(model, cycle.metadata.name, store) or _found_revision(model)
     spec = cycle.spec.model_copy(update={"model": model.model_copy(update={"revision": revision})})
     return cycle.model_copy(update={"spec": spec})
+
+
+def pinned_embedding(cycle: RetrainCycle, store: Store) -> RetrainCycle:
+    """The cycle with the commit of an embedding model on the hub behind its name, where its file names none.
+
+    It is the one that the cycle's own index, or else the archive's newest, has been made with: passages embedded
+    by another one would all be embedded again. Without an index it is left to the hub.
+    """
+    evaluation = cycle.spec.evaluation
+    name, revision = name_and_revision(evaluation.embedding_model)
+    known = None if revision else _indexed_with(name, cycle.metadata.name, store)
+    if known is None:
+        return cycle
+    update = {"evaluation": evaluation.model_copy(update={"embedding_model": f"{name}@{known}"})}
+    return cycle.model_copy(update={"spec": cycle.spec.model_copy(update=update)})
+
+
+def name_and_revision(model: str) -> tuple[str, str | None]:
+    """`org/model@revision` in two; a model elsewhere has no revision."""
+    name, separator, revision = model.rpartition("@")
+    return (name, revision) if separator and is_on_hub(model) else (model, None)
+
+
+def _indexed_with(name: str, cycle: str, store: Store) -> str | None:
+    own = read_marker(store, "index", cycle)
+    if own is not None:  # it goes on with the settings that it has finished with
+        known = own["config"]
+        return known["embedding_revision"] if known["embedding_model"] == name else None
+    newest = newest_indexed_cycle(store)
+    key = artifact_key(newest, "index", "vector_index") if newest else ""
+    if not key or not store.exists(key):
+        return None
+    index = orjson.loads(store.get(key))
+    return index.get("revision") if index.get("model") == name else None
 
 
 def is_on_hub(base: str) -> bool:

@@ -14,7 +14,7 @@ from jobs.contracts.markers import forget_after
 from jobs.contracts.progression import FIRST_STEP, Step, is_waiting, next_step
 from jobs.contracts.records import Json
 from jobs.local.configs import Machine, stage_config
-from jobs.local.places import USES_BASE, pinned
+from jobs.local.places import USES_BASE, pinned, pinned_embedding
 from jobs.local.speed import note_speed
 from jobs.local.status import Status, read_status
 from jobs.runner import FINISHED_BEFORE, run_in_archive
@@ -70,6 +70,8 @@ class CycleRun:
         self.current = step
         if self.again or step.stage in USES_BASE:  # before split's marker, which says the commit, is forgotten
             self.cycle = pinned(self.cycle, self.archive.store)
+        if step.stage == "index":
+            self.cycle = pinned_embedding(self.cycle, self.archive.store)
         if self.again:
             forget_after(self.archive.store, self.cycle.metadata.name, step)
         is_begun = step.stage == "train" and self._has_checkpoints(step)

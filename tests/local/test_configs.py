@@ -257,3 +257,10 @@ def test_the_machine_changes_how_alone():
             assert settings_of(here) == settings_of(there)
     assert stage_config("split", cycle, machine=machine).workers == 3
     assert stage_config("train", cycle, machine=machine).device == "cpu"
+
+
+def test_the_commit_of_an_embedding_model_stands_behind_its_name():
+    cycle = cycle_of(Path("/there"), evaluation={"embeddingModel": f"org/embed@{'a' * 40}"})
+    given = settings(cycle)
+    assert (given["index.embedding_model"], given["index.embedding_revision"]) == ("org/embed", "a" * 40)
+    assert given["evaluate.embedding_model"] == "org/embed"

@@ -8,12 +8,12 @@ import orjson
 import pytest
 from local.cycles import cycle_of
 
-from jobs.contracts.artifacts import BASE_KEY, marker_key
+from jobs.contracts.artifacts import BASE_KEY, artifact_key, marker_key
 from jobs.contracts.cycle.data import StoreSpec
 from jobs.contracts.folder_store import FolderStore
 from jobs.contracts.store import Store, StoreOptions
 from jobs.local import places
-from jobs.local.places import is_on_hub, pinned, reach
+from jobs.local.places import is_on_hub, pinned, pinned_embedding, reach
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 
@@ -150,3 +150,33 @@ def test_within_a_cycle_the_commit_stays(store: Store, found: list[str | None], 
     store.put(marker_key("w1", "split"), orjson.dumps({"config": {"tokenizer": f"org/model@{OTHER}"}}))
     assert revision_of(store, **({"revision": revision} if revision else {})) == OTHER
     assert found == []
+
+
+def embedding_of(store: Store, name: str = "org/embed", cycle: str = "w2") -> str:
+    one = cycle_of(Path("/x"), cycle, evaluation={"embeddingModel": name})
+    return pinned_embedding(one, store).spec.evaluation.embedding_model
+
+
+def put_index(store: Store, cycle: str, window_idx: int, revision: str | None, said: str | None = None) -> None:
+    config = {"embedding_model": "org/embed", "embedding_revision": said}
+    store.put(marker_key(cycle, "index"), orjson.dumps({"result": {"window_idx": window_idx}, "config": config}))
+    catalogue = orjson.dumps({"model": "org/embed", "revision": revision})
+    store.put(artifact_key(cycle, "index", "vector_index"), catalogue)
+
+
+def test_the_embedding_model_stays_that_of_the_newest_index(store: Store) -> None:
+    assert embedding_of(store) == "org/embed"
+    put_index(store, "w1", 1, OTHER)
+    put_index(store, "w0", 0, COMMIT)
+    assert embedding_of(store) == f"org/embed@{OTHER}"
+    assert embedding_of(store, f"org/embed@{COMMIT}") == f"org/embed@{COMMIT}", "as it is said"
+    assert embedding_of(store, "org/another") == "org/another"
+    assert embedding_of(store, "package:some_model") == "package:some_model"
+    assert embedding_of(store, "/models/a@b") == "/models/a@b"
+
+
+def test_within_a_cycle_the_embedding_model_stays_as_it_was_said(store: Store) -> None:
+    put_index(store, "w2", 2, OTHER)
+    assert embedding_of(store) == "org/embed", "its index found the commit by itself"
+    put_index(store, "w2", 2, OTHER, said=OTHER)
+    assert embedding_of(store) == f"org/embed@{OTHER}"
