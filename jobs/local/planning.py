@@ -24,6 +24,7 @@ from jobs.contracts.stages import STAGES
 from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.files import scratch_folder
 from jobs.local.base_facts import BaseFacts, base_facts
+from jobs.local.cautions import older_windows, too_little_to_judge
 from jobs.local.configs import Machine
 from jobs.local.estimates import checkpoint_bytes, num_checkpoints, one_gpu_notes, training_memory
 from jobs.local.overlay_store import OverlayStore
@@ -81,7 +82,8 @@ def plan_cycle(
         store = OverlayStore(below, FolderStore(scratch / "archive"))
         run = CycleRun(cycle, Archive(store), machine=machine or Machine())
         would_be = run.run(until=_DATA_HALF)
-        _tell_data(plan, would_be, cycle.spec.promotion.gate.min_threads)
+        _tell_data(plan, would_be)
+        plan.warnings += _cautions(cycle, store, would_be)
         plan.disk_bytes = dict(_grown(scratch / "archive"))
         if would_be.state == "Skipped":
             plan.message = f"it would be skipped: {would_be.message}"
@@ -113,28 +115,25 @@ def _job(spec: CycleSpec, name: str, done: list[str]) -> Json:
     }
 
 
-def _too_little_to_judge(window: Json, min_threads: int) -> list[str]:
-    """What is to be told where the val set cannot hold the threads that a promotion needs."""
-    num, needed = window["num_val_chunks"], 2 * min_threads
-    if num >= needed:
-        return []
-    told = (
-        f"nothing can be promoted yet: there are {num} val chunks, and about {needed} val threads are needed (half of "
-        f"them judge, and gate.minThreads is {min_threads}). More mail brings more; a new archive may have a larger "
-        "val set (split.ratios)"
-    )
-    return [told]
-
-
-def _tell_data(plan: Plan, status: Status, min_threads: int) -> None:
+def _tell_data(plan: Plan, status: Status) -> None:
     parsed, split, window = (status.result(name) or {} for name in ("parse", "split", "window"))
     plan.mail = {name: parsed[name] for name in ("num_sources", "num_kept", "num_rejected", "num_filtered")}
     plan.mail |= {name: split[name] for name in ("num_new", "num_in_archive_or_twice", "num_threads", "num_windows")}
     plan.window = {name: value for name, value in window.items() if name != "notes"}
-    plan.warnings += _too_little_to_judge(plan.window, min_threads)
     rehearsed = status.result("rehearse")
     if rehearsed:
         plan.rehearsal = {name: rehearsed[name] for name in ("num_old_chunks", "num_manifest_chunks")}
+
+
+def _cautions(cycle: RetrainCycle, store: Store, status: Status) -> list[str]:
+    """What its mail lets a user expect of a cycle whose stages up to `window` are done."""
+    split, window = (status.result(name) or {} for name in ("split", "window"))
+    val_set = orjson.loads(store.get(artifact_key(cycle.metadata.name, "window", "val_set")))
+    threads = {entry["thread_id"] for entry in val_set}
+    return [
+        *older_windows(split, window, cycle.spec.window.period),
+        *too_little_to_judge(threads, cycle.spec.promotion.gate.min_threads),
+    ]
 
 
 def _tell_training(plan: Plan, cycle: RetrainCycle, store: Store, options: StoreOptions, speed: float | None) -> None:

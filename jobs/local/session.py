@@ -14,13 +14,14 @@ from jobs.contracts.progression import FIRST_STEP, Step
 from jobs.contracts.records import Json
 from jobs.contracts.stages import stage
 from jobs.contracts.store import Store, StoreOptions, open_store
+from jobs.local.cautions import older_windows
 from jobs.local.configs import Machine, ignored_fields
 from jobs.local.owner import claimed, owned, require_unclaimed
 from jobs.local.places import reach
 from jobs.local.retention import clean_up
 from jobs.local.running import CycleRun, Done
 from jobs.local.status import Status, read_status, report, write_finished
-from jobs.local.telling import counted, lines_of
+from jobs.local.telling import counted, lines_of, note_line
 from jobs.stages import promote
 
 
@@ -135,6 +136,13 @@ class Session:
     def _tell(self, done: Done) -> None:
         for line in lines_of(done):
             self.say(line)
+        if done.step.stage == "window" and not done.had_finished:
+            for note in older_windows(self._split_result(), done.result, self.cycle.spec.window.period):
+                self.say(note_line(note))
+
+    def _split_result(self) -> Json:
+        assert self._run is not None
+        return read_result(self._run.archive.store, "split", self._name, 0) or {}
 
     def _close(self, store: Store, status: Status) -> Status:
         """Tell how the cycle stands. Where it has ended, delete what is not to be kept, and write its end down last."""

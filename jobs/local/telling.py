@@ -15,7 +15,12 @@ def lines_of(done: Done) -> Iterator[str]:
     """The line of a stage that has run, and its notes where it has run now."""
     yield line_of(done)
     if not done.had_finished:
-        yield from (f"{'':<{_WIDTH}}  note: {note}" for note in done.result.get("notes", ()))
+        yield from map(note_line, done.result.get("notes", ()))
+
+
+def note_line(note: str) -> str:
+    """A note below a stage's line."""
+    return f"{'':<{_WIDTH}}  note: {note}"
 
 
 def line_of(done: Done) -> str:

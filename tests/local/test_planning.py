@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -113,13 +114,36 @@ def test_what_is_not_known_is_said(place: Path) -> None:
 
 def test_too_few_val_threads_for_a_promotion_are_told(place: Path) -> None:
     few = plan_of(place)
-    (told,) = few.warnings
-    num = few.window["num_val_chunks"]
-    assert told.startswith(f"nothing can be promoted yet: there are {num} val chunks, and about 24 val threads")
+    told = few.warnings[-1]
+    assert re.match(
+        r"nothing can be promoted yet: \d of \d val threads may judge, and gate.minThreads is 12: about 24", told
+    )
     assert f"note       {told}" in plan_text(few)
     enough = plan_of(place, promotion={"gate": {"minThreads": 2}}, split={"ratios": {"train": 1, "val": 9, "test": 0}})
-    assert enough.window["num_val_chunks"] >= 4
-    assert enough.warnings == []
+    assert not any("promoted" in told for told in enough.warnings)
+
+
+def test_threads_judge_and_not_their_chunks(place: Path) -> None:
+    """Short chunks make many of each thread; those of one thread are of one half, and judge as one."""
+    ratios = {"train": 8, "val": 2, "test": 0}
+    split = {"ratios": ratios, "windowSize": 1, "windowOverlap": 0}
+    plan = plan_of(place, split=split, promotion={"gate": {"minThreads": 5}})
+    (told,) = (one for one in plan.warnings if "promoted" in one)
+    num_threads = int(re.search(r"of (\d+) val threads", told)[1])
+    assert plan.window["num_val_chunks"] == 2 * num_threads >= 10
+
+
+def test_of_a_first_import_of_many_weeks_the_older_are_told(place: Path) -> None:
+    plan = plan_of(place)
+    new = plan.window["num_new_train_messages"]
+    by_month = plan_of(place, window={"minNewMessages": 2, "period": "month"})
+    all_of_them = by_month.window["num_new_train_messages"]
+    assert 0 < new < all_of_them
+    assert plan.warnings[0] == (
+        f"3 windows are new; only the newest, with {new} of {all_of_them} train messages, is trained on in this cycle; "
+        "the older are rehearsed; window.period: month makes it larger"
+    )
+    assert not any("windows are new" in told for told in by_month.warnings)
 
 
 def test_a_rank_without_use_is_told(place: Path) -> None:
