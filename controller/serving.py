@@ -6,17 +6,16 @@ import functools
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import kopf
-from prometheus_client import start_http_server
 
-from controller.api import Api, ApiError, connect
-from controller.handlers import registry
 from controller.objects import GROUP, PLURAL
-from controller.reconciler import Reconciler
-from controller.settings import Settings, load_settings
 from jobs.contracts.errors import AccessError, TransientError
+
+if TYPE_CHECKING:
+    from controller.api import Api
+    from controller.settings import Settings
 
 logger = logging.getLogger("refrain.controller")
 
@@ -55,6 +54,14 @@ def command(*, config: Path, health_port: int, metrics_port: int, log_format: st
 
     It goes by the pod's service account, or by the current kubeconfig; it holds no credentials of the store.
     """
+    import kopf
+    from prometheus_client import start_http_server
+
+    from controller.api import connect
+    from controller.handlers import registry
+    from controller.reconciler import Reconciler
+    from controller.settings import load_settings
+
     kopf.configure(verbose=verbose, log_format=kopf.LogFormat.JSON if log_format == "json" else kopf.LogFormat.FULL)
     for noisy in ("urllib3", "kubernetes"):  # every request, with its body
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -73,6 +80,8 @@ def command(*, config: Path, health_port: int, metrics_port: int, log_format: st
 
 def _wait_until_ready(api: Api, settings: Settings) -> None:
     """Wait for the API server and for the CRD; AccessError where a right is missing."""
+    from controller.api import ApiError
+
     while True:
         try:
             _require_rights(api, settings)
