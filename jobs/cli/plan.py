@@ -48,5 +48,5 @@ def command(
 
     cycle = located(load_cycle(file), Path.cwd() if file == STANDARD else file.parent)
     url = store or cycle.spec.archive_url
-    plan = plan_cycle(cycle, url, machine=Machine(workers=workers), tokens_per_second=tokens_per_second)
+    plan = plan_cycle(cycle, url, machine=Machine(workers=workers), tokens_per_second=tokens_per_second, file=str(file))
     click.echo(orjson.dumps(plan.as_json(), option=orjson.OPT_INDENT_2) if as_json else plan_text(plan))

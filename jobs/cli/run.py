@@ -146,7 +146,7 @@ def _session(file: Path, url: str | None, machine: Mapping[str, Any], settings: 
     from jobs.local.session import Session
 
     cycle = _located(file)
-    return Session(cycle, url or cycle.spec.archive_url, _say, Machine(**machine), **settings)
+    return Session(cycle, url or cycle.spec.archive_url, _say, Machine(**machine), file=str(file), **settings)
 
 
 def _say(text: str) -> None:

@@ -13,6 +13,7 @@ from jobs.contracts.artifacts import BASE_KEY, artifact_key
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.cycle.data import Source, StoreSpec
 from jobs.contracts.cycle.learning import ModelSpec
+from jobs.contracts.errors import MissingInputError
 from jobs.contracts.markers import newest_indexed_cycle, read_marker
 from jobs.contracts.store import Store, StoreOptions, store_folder
 
@@ -142,6 +143,19 @@ def _indexed_with(name: str, cycle: str, store: Store) -> str | None:
 def is_on_hub(base: str) -> bool:
     """Whether a located base model is a name on the hub."""
     return "://" not in base and not Path(base).is_absolute()
+
+
+def require_base(cycle: RetrainCycle, file: str = "") -> None:
+    """MissingInputError where the base model of a located cycle is a folder that is not there; `file` is its file."""
+    base = cycle.spec.model.base
+    if is_on_hub(base) or "://" in base or Path(base).is_dir():
+        return
+    raise MissingInputError(
+        f"there is no folder {base}",
+        where=": ".join(filter(None, (file, "spec.model.base"))),
+        hint="put the base model there (config.json, model.safetensors, tokenizer.json), or name another: a folder, "
+        "org/model on the hub, or s3://…",
+    )
 
 
 def _known_revision(model: ModelSpec, cycle: str, store: Store) -> str | None:

@@ -28,7 +28,7 @@ from jobs.local.cautions import older_windows, too_little_to_judge
 from jobs.local.configs import Machine
 from jobs.local.estimates import checkpoint_bytes, num_checkpoints, one_gpu_notes, training_memory
 from jobs.local.overlay_store import OverlayStore
-from jobs.local.places import reach
+from jobs.local.places import reach, require_base
 from jobs.local.running import CycleRun
 from jobs.local.speed import tokens_per_second as measured
 from jobs.local.status import Status, read_status
@@ -65,11 +65,17 @@ class Plan:
 
 
 def plan_cycle(
-    cycle: RetrainCycle, url: str, *, machine: Machine | None = None, tokens_per_second: float | None = None
+    cycle: RetrainCycle,
+    url: str,
+    *,
+    machine: Machine | None = None,
+    tokens_per_second: float | None = None,
+    file: str = "",
 ) -> Plan:
     """The plan of a located cycle over the archive at `url`, which is left as it is, or as it is not there.
 
-    Raises what the data stages raise: their input is read as `run` would read it.
+    `file` is the cycle's, for errors to name it. Raises what `require_base` and the data stages raise: their
+    input is read as `run` would read it.
     """
     options = reach(cycle.spec.store)
     below = _existing(url, options)
@@ -78,6 +84,7 @@ def plan_cycle(
     plan.jobs = [_job(cycle.spec, row.name, plan.done) for row in STAGES]
     if status.has_ended:
         return plan
+    require_base(cycle, file)
     with scratch_folder("refrain-plan-") as scratch:
         store = OverlayStore(below, FolderStore(scratch / "archive"))
         run = CycleRun(cycle, Archive(store), machine=machine or Machine())

@@ -17,7 +17,7 @@ from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.local.cautions import older_windows
 from jobs.local.configs import Machine, ignored_fields
 from jobs.local.owner import claimed, owned, require_unclaimed
-from jobs.local.places import reach
+from jobs.local.places import USES_BASE, reach, require_base
 from jobs.local.retention import clean_up
 from jobs.local.running import CycleRun, Done
 from jobs.local.status import Status, read_status, report, write_finished
@@ -42,6 +42,8 @@ class Session:
     """Who runs the stages of this archive one by one, and holds others off it."""
     withhold: str | None = None
     """`Reason: message`: why the winner is not put into service after all."""
+    file: str = ""
+    """The cycle's, for errors to name it."""
     result: Json | None = field(default=None, init=False)
     """What the one stage gave back that was run alone; None where there was nothing to do."""
     _options: StoreOptions = field(init=False)
@@ -56,6 +58,7 @@ class Session:
             return self._suspended()
         if (status := self._finished_before()) is not None:
             return status
+        require_base(self.cycle, self.file)
         if ignored := ignored_fields(self.cycle.spec):
             self.say(f"note: without a cluster these fields do nothing: {', '.join(ignored)}")
         with owned(self.url, self._name, self._options, say=self.say, take_over=take_over) as own:
@@ -72,6 +75,8 @@ class Session:
         if (status := self._finished_before()) is not None:
             self.result = self._finished_result(step)
             return status
+        if step.stage in USES_BASE:
+            require_base(self.cycle, self.file)
         if stage(step.stage).after:  # only the first stage may begin an archive: a mistyped URL must not
             open_store(self.url, self._options, read_only=True)
         store = self._claimed(take_over=take_over)

@@ -71,6 +71,18 @@ def test_a_process_that_trains_along_learns_where_the_cycle_s_s3_service_is(
     assert told == ["http://minio:9000"]
 
 
+@pytest.mark.parametrize("command", [("plan",), ("run",), ("run", "--only", "split")])
+def test_a_base_model_that_is_not_there_is_told_before_anything_is_done(
+    place: Path, capfd: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    write_cycle(place / "cycle.yaml", model={"base": "./absent"})
+    assert run_main(*command, place / "cycle.yaml") == 66
+    told = capfd.readouterr().err
+    assert f"{place / 'cycle.yaml'}: spec.model.base: there is no folder {place / 'absent'}\n  put the base" in told
+    assert "parse" not in told
+    assert not (place / "store").exists()
+
+
 def test_too_little_mail_ends_well(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_cycle(place / "cycle.yaml", window={"minNewMessages": 99})
     for expected in ("w1: Skipped: ", "w1 has finished: Skipped: "):
