@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "jobs.retrieval": {"jobs.retrieval", "jobs.mail", "jobs.contracts", "jobs.files", "jobs.progress"},
     "jobs.scoring": {"jobs.scoring", "jobs.retrieval", "jobs.mail", "jobs.contracts", "jobs.files"},
     "jobs.evaluation": {
-        *("jobs.evaluation", "jobs.scoring", "jobs.retrieval", "jobs.ml"),
+        *("jobs.evaluation", "jobs.scoring", "jobs.retrieval", "jobs.ml", "jobs.mail"),
         *("jobs.contracts", "jobs.files", "jobs.progress"),
     },
     "jobs.selection": {"jobs.selection", "jobs.scoring", "jobs.contracts", "jobs.files"},

@@ -185,14 +185,39 @@ def _retrain(files: Files, said: Json, say: Say) -> None:
 
 def _command(flag: str, command: str, facts: Mapping[str, str], say: Say) -> None:
     """Run a user's command by the shell, `{NAME}` standing for a fact, quoted; UsageError where it fails."""
-    for name, value in facts.items():
-        command = command.replace(f"{{{name}}}", shlex.quote(value))
+    command = filled_in(command, facts)
     say(f"$ {command}")
     environment = os.environ | {f"REFRAIN_{name}": value for name, value in facts.items()}
     done = subprocess.run(["/bin/sh", "-c", command], env=environment, check=False, stdout=sys.stderr)  # noqa: S603
     if done.returncode:
         hint = "mend it and run the same again: it goes on from here"
         raise UsageError(f"the command ended with exit code {done.returncode}: {command}", where=flag, hint=hint)
+
+
+def filled_in(command: str, facts: Mapping[str, str]) -> str:
+    """A command of the shell with each `{NAME}` of a fact replaced, quoted as where it stands wants it."""
+    pieces, around = [], ""
+    for piece in _PIECE.split(command):
+        if piece[:1] == "{" and piece[1:-1] in facts:
+            pieces.append(_quoted(facts[piece[1:-1]], around))
+            continue
+        pieces.append(piece)
+        if piece in ("'", '"') and around in ("", piece):
+            around = "" if around else piece
+        elif piece == "\\'" and around == "'":  # nothing escapes there
+            around = ""
+    return "".join(pieces)
+
+
+_PIECE = re.compile(r"""(\\.|['"]|\{[A-Z_]+\})""", re.DOTALL)
+
+
+def _quoted(value: str, around: str) -> str:
+    if around == "'":
+        return value.replace("'", "'\\''")
+    if around == '"':
+        return re.sub(r'([\\"$`])', r"\\\1", value)
+    return shlex.quote(value)
 
 
 def _use(said: Json, files: Files, say: Say) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from jobs.contracts.records import Json, Split
+from jobs.mail.quoting import own_text
 from jobs.retrieval.query import MODES, Passage
 from jobs.scoring.eval_sets import EvalSet
 from jobs.scoring.intervals import ratio_interval
-from jobs.scoring.questions import Question, Questions, own_text
+from jobs.scoring.questions import Question, Questions
 from jobs.scoring.results import CONFIDENCE, Scored, Threads, rounded, rounded_bounds
 from jobs.scoring.sources import Retrieved, Searchable, retrieve
 from jobs.scoring.text_metrics import Metric

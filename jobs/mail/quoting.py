@@ -55,6 +55,22 @@ def quote_spans(text: str, *, forwarded: bool = False) -> list[Span]:
     return [span for span in marked if span[0] < start] + [(start, len(text))]
 
 
+def split_by_quotes(text: str) -> tuple[list[str], list[str]]:
+    """The pieces of a mail's text that are its own, and those that it quotes."""
+    own, quoted, position = [], [], 0
+    for start, end in quote_spans(text):
+        own.append(text[position:start])
+        quoted.append(text[start:end])
+        position = end
+    own.append(text[position:])
+    return own, quoted
+
+
+def own_text(text: str) -> str:
+    """A mail's text without what it quotes; empty where it only quotes."""
+    return "".join(split_by_quotes(text)[0]).strip()
+
+
 # ---- lines that begin with >
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from jobs.contracts.records import Message, short_digest
-from jobs.mail.quoting import quote_spans
+from jobs.mail.quoting import own_text
 from jobs.retrieval.query import Passage
 
 FORMAT = 1
@@ -67,18 +67,13 @@ def joined(subject: str, text: str) -> str:
     return f"{subject}\n\n{text}" if subject and text else subject or text
 
 
-def own_text(message: Message) -> str:
-    """A mail's text without what it quotes; all of it where nothing else is left."""
-    pieces, position = [], 0
-    for start, end in quote_spans(message.text):
-        pieces.append(message.text[position:start])
-        position = end
-    pieces.append(message.text[position:])
-    return "".join(pieces).strip() or message.text.strip()
+def text_to_cut(message: Message) -> str:
+    """A mail's own text; all of it where it only quotes."""
+    return own_text(message.text) or message.text.strip()
 
 
 def _cut_batch(messages: list[Message], tokens: Tokens) -> Iterator[Passage]:
-    texts = list(map(own_text, messages))
+    texts = list(map(text_to_cut, messages))
     subjects = [" ".join(message.subject.split()) for message in messages]
     offsets = tokens.offsets([*texts, *subjects]) if messages else []
     for number, (message, text) in enumerate(zip(messages, texts, strict=True)):

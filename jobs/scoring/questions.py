@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 
 from jobs.contracts.records import Message, Split
-from jobs.mail.quoting import quote_spans
+from jobs.mail.quoting import own_text, split_by_quotes
 
 POOL_SIZE = 1024
 """Mails that stand for any mail of the archive, where sources are to be random."""
@@ -104,11 +104,6 @@ def random_sources(question: Question, pool: Sequence[Outline], num: int, seed: 
         and one.message_id not in question.hidden
     ]
     return sorted(fit, key=lambda one: drawn(seed, question.target.message_id, one))[:num]
-
-
-def own_text(text: str) -> str:
-    """A mail's text without what it quotes; empty where it only quotes."""
-    return "".join(_split_by_quotes(text)[0]).strip()
 
 
 def _age(message: Message | Outline) -> tuple[str, str]:
@@ -201,20 +196,9 @@ def _holders(read: Read, lines: Collection[str]) -> dict[str, list[tuple[str, st
 
 def _quoted_lines(text: str) -> set[str]:
     """The lines that a mail quotes, those long enough to tell one mail from another."""
-    lines = (line.lstrip("> \t") for quote in _split_by_quotes(text)[1] for line in quote.splitlines())
+    lines = (line.lstrip("> \t") for quote in split_by_quotes(text)[1] for line in quote.splitlines())
     return {known for line in lines if len((known := _normalised(line)).split()) >= MIN_QUOTED_WORDS}
 
 
 def _normalised(line: str) -> str:
     return " ".join(line.casefold().split())
-
-
-def _split_by_quotes(text: str) -> tuple[list[str], list[str]]:
-    """The pieces that are the mail's own, and those that it quotes."""
-    own, quoted, position = [], [], 0
-    for start, end in quote_spans(text):
-        own.append(text[position:start])
-        quoted.append(text[start:end])
-        position = end
-    own.append(text[position:])
-    return own, quoted

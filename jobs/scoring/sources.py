@@ -8,9 +8,10 @@ from typing import Protocol
 
 from jobs.contracts.errors import UsageError
 from jobs.contracts.records import short_digest
+from jobs.mail.quoting import own_text
 from jobs.retrieval.passages import joined
 from jobs.retrieval.query import Hit, Mode, Passage, Query
-from jobs.scoring.questions import Question, Questions, drawn, own_text, random_sources
+from jobs.scoring.questions import Question, Questions, drawn, random_sources
 
 
 class Searchable(Protocol):

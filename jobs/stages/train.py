@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -135,7 +137,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:
 
 def _trained(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data: TrainingData) -> Outcome:
     from jobs.ml.training.progress import Progress, ProgressBar, served
-    from jobs.ml.training.run import train_adapter
+    from jobs.ml.training.run import LOG_FOLDER, train_adapter
 
     def say(text: str) -> None:
         if config.tells:
@@ -145,6 +147,8 @@ def _trained(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data:
     with scratch_folder("refrain-trainer-") as scratch, served(progress, config.progress_port) as port:
         if port is not None:
             say(f"progress at http://localhost:{port}/progress")
+        if "tensorboard" in config.report_to and not os.environ.get(LOG_FOLDER):
+            say(f"TensorBoard's files are in {_report_folder(inputs, outputs)}")
         with _sigterm_noticed() as told, ProgressBar(progress):
             return train_adapter(
                 _run_of(config, inputs, outputs, base, data),
@@ -199,7 +203,7 @@ def _run_of(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data: 
         device=config.device,
         processes=config.processes,
         in_use=frozenset(_in_use(inputs, outputs, start_from)),
-        report_folder=Path("runs") / inputs.cycle if inputs.archive else outputs["checkpoints"] / "runs",
+        report_folder=_report_folder(inputs, outputs),
     )
 
 
@@ -214,6 +218,13 @@ def _digest_of_start(config: Config, inputs: Inputs) -> str:
 
     start_from = _start(config, inputs)
     return adapter_digest(start_from) if start_from else ""
+
+
+def _report_folder(inputs: Inputs, outputs: Outputs) -> Path:
+    """Where TensorBoard's files go: beside plain checkpoints; an archive has no folder here that stays."""
+    if inputs.archive is None:
+        return outputs["checkpoints"] / "runs"
+    return Path(tempfile.gettempdir()) / "refrain-runs" / inputs.cycle
 
 
 def _in_use(inputs: Inputs, outputs: Outputs, start_from: Path | None) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from components import require
 from selection.builders import Results
 
 from jobs.cli import main
+from jobs.cli.select_files import filled_in
 
 try:
     import torch
@@ -179,6 +181,30 @@ def test_names_are_quoted_for_the_shell(select: Any, tmp_path: Path) -> None:
     original(tmp_path, (name, 10.0, 0.50))
     select("eval_results.json", "--merge-cmd", "cat {CHECKPOINT} > copy")
     assert (tmp_path / "copy").read_text() == f"weights of {name}"
+    assert not (tmp_path / "broken").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            "printf %s {CHECKPOINT}",
+            "printf %s '{CHECKPOINT}'",
+            'printf %s "{CHECKPOINT}"',
+            "printf %s ''{CHECKPOINT}\"\"",
+        ),
+        *(
+            "printf \"%s\" '{CHECKPOINT}'",
+            'sh -c \'printf %s "$1"\' - "{CHECKPOINT}"',
+            "echo \\' >&2; printf %s '{CHECKPOINT}'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("value", ["my model", "a'; touch broken; '", 'a"; touch broken; "', "$(touch broken)`x`\\"])
+def test_a_name_is_quoted_as_where_it_stands_wants_it(tmp_path: Path, command: str, value: str) -> None:
+    filled = filled_in(command, {"CHECKPOINT": value})
+    done = subprocess.run(["/bin/sh", "-c", filled], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == value
     assert not (tmp_path / "broken").exists()
 
 

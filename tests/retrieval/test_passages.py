@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contracts.records import Message, short_digest
-from jobs.retrieval.passages import OVERLAP_SHARE, Offsets, cut, embedded_text, own_text, spans
+from jobs.retrieval.passages import OVERLAP_SHARE, Offsets, cut, embedded_text, spans, text_to_cut
 from jobs.retrieval.query import Passage
 
 SENTENCE = "The array came back after a reshape. "
@@ -95,8 +95,8 @@ def test_a_mail_without_text_is_found_by_its_subject() -> None:
 
 def test_what_a_mail_quotes_is_not_its_own() -> None:
     text = "On Monday Bob wrote:\n> we broke it\n> badly\n\nNo, it was me.\n"
-    assert own_text(message(text)) == "No, it was me."
-    assert own_text(message("> only\n> this")) == "> only\n> this"
+    assert text_to_cut(message(text)) == "No, it was me."
+    assert text_to_cut(message("> only\n> this")) == "> only\n> this"
 
 
 @pytest.mark.parametrize("batch", [1, 2, 100])

@@ -18,7 +18,7 @@ from jobs.ml.embedding import Embedder
 from jobs.ml.embedding_files import find_embedding_model
 from jobs.ml.vector_index import Index
 from jobs.retrieval.parts import Catalogue, Source, pack, part_key, read_key
-from jobs.retrieval.passages import cut, embedded_text, joined, own_text
+from jobs.retrieval.passages import cut, embedded_text, joined, text_to_cut
 from jobs.retrieval.query import Hit, Query
 from jobs.stages import Inputs, Outputs, parse
 
@@ -47,7 +47,7 @@ def mails(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Messa
     split(archive, folder / "messages.jsonl", folder)
     found = [as_record(Message, record, "") for record in messages(archive).values()]
     found = sorted(found, key=lambda one: (one.date, one.message_id))[:NUM_MAILS]
-    return [replace(one, text=own_text(one)[:MOST_CHARS]) for one in found]
+    return [replace(one, text=text_to_cut(one)[:MOST_CHARS]) for one in found]
 
 
 @pytest.fixture(scope="session")

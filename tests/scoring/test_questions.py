@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scoring.mails import message, question, reading
 
 from jobs.contracts.records import Split
-from jobs.scoring.questions import POOL_SIZE, Outline, make_questions, own_text, random_sources
+from jobs.mail.quoting import own_text
+from jobs.scoring.questions import POOL_SIZE, Outline, make_questions, random_sources
 
 ROOT = message("root", day=1)
 SECOND = message("second", day=2, answers="root", sender="bob@example.org")

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
@@ -535,13 +536,21 @@ def test_progress_over_http_while_it_runs(ready: Path, url: str, monkeypatch: py
         urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=10)
 
 
-def test_metrics_for_tensorboard(ready: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metrics_for_tensorboard(
+    ready: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    monkeypatch.chdir(tmp_path)
-    train(ready, url, report_to=("tensorboard",))
-    events = EventAccumulator(str(tmp_path / "runs" / CYCLE))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    train(ready, url, report_to=("tensorboard",), tells=True)
+    folder = tmp_path / "tmp" / "refrain-runs" / CYCLE
+    assert f"TensorBoard's files are in {folder}" in capfd.readouterr().err
+    assert list((tmp_path / "here").iterdir()) == []
+    events = EventAccumulator(str(folder))
     events.Reload()
     logged = [line["loss"] for line in artifact(url, "trainer_state")["log_history"] if "loss" in line]
     assert [one.value for one in events.Scalars("train/loss")] == pytest.approx(logged)

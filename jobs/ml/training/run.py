@@ -35,7 +35,7 @@ from jobs.ml.training.world import World, joined
 
 _JOB = "job.json"
 _START = "start"
-_LOG_FOLDER = "TENSORBOARD_LOGGING_DIR"
+LOG_FOLDER = "TENSORBOARD_LOGGING_DIR"
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +281,10 @@ def _trainer_state(run: Run, state: TrainingState, start: Start, due: frozenset[
 @contextmanager
 def _told_where_to_log(run: Run) -> Iterator[None]:
     with ExitStack() as stack:
-        wants = "tensorboard" in run.settings.report_to and run.report_folder and not os.environ.get(_LOG_FOLDER)
+        wants = "tensorboard" in run.settings.report_to and run.report_folder and not os.environ.get(LOG_FOLDER)
         if wants:
-            os.environ[_LOG_FOLDER] = str(run.report_folder)
-            stack.callback(os.environ.pop, _LOG_FOLDER, None)
+            os.environ[LOG_FOLDER] = str(run.report_folder)
+            stack.callback(os.environ.pop, LOG_FOLDER, None)
         yield
 
 
