@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
+import yaml
 
 from controller.cycles import Cycle, read_cycle
 from controller.objects import PLURAL, Json, name
@@ -20,6 +22,7 @@ try:
     from kubernetes import client as kubernetes_client
     from kubernetes import config as kubernetes_config
     from kubernetes.client.exceptions import ApiException
+    from kubernetes.config import kube_config
 
     from controller.api import Api, ApiError
 except ImportError as error:
@@ -92,7 +95,7 @@ def connect(namespace: str | None, context: str | None) -> Cluster:
     configuration = kubernetes_client.Configuration()
     try:
         default = _load(configuration, context)
-    except (kubernetes_config.ConfigException, OSError) as error:
+    except (kubernetes_config.ConfigException, yaml.YAMLError, OSError) as error:
         hint = "set KUBECONFIG; kubectl config get-contexts shows the contexts that there are"
         raise AccessError(f"no cluster to talk to: {error}", hint=hint) from error
     configuration.retries = urllib3.Retry(total=0)
@@ -102,18 +105,17 @@ def connect(namespace: str | None, context: str | None) -> Cluster:
 
 def _load(configuration: Any, context: str | None) -> str:
     """Fill in the configuration; the namespace that goes with it."""
-    try:
-        contexts, current = kubernetes_config.list_kube_config_contexts()
-    except kubernetes_config.ConfigException:
-        if context is not None:
-            raise
-        with contextlib.suppress(kubernetes_config.ConfigException):
-            kubernetes_config.load_incluster_config(client_configuration=configuration)
-            return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip()
-        raise
-    kubernetes_config.load_kube_config(context=context, client_configuration=configuration)
-    chosen = next((one for one in contexts if one["name"] == context), current)
-    return str(chosen["context"].get("namespace") or "default")
+    files = kube_config.KubeConfigMerger(os.environ.get("KUBECONFIG") or kube_config.KUBE_CONFIG_DEFAULT_LOCATION)
+    if files.config is None and context is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
+        kubernetes_config.load_incluster_config(client_configuration=configuration)
+        return Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip()
+    if files.config is None:
+        raise kubernetes_config.ConfigException("there is no kubeconfig")
+    loader = kube_config.KubeConfigLoader(
+        files.config, active_context=context, config_base_path=None, config_persister=files.save_changes
+    )
+    loader.load_and_set(configuration)
+    return str(loader.current_context["context"].get("namespace") or "default")
 
 
 @contextlib.contextmanager

@@ -3,16 +3,18 @@
     python tests/tools/generate.py            write them
     python tests/tools/generate.py --check    exit 1 where one is stale
 
-README.md's tables stand between `<!-- name -->` and `<!-- /name -->`; the CustomResourceDefinition is a
-file of its own.
+Tables of README.md and docs/operate.md stand between `<!-- name -->` and `<!-- /name -->`; the
+CustomResourceDefinition is a file of its own.
 """
 
 from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+from controller.cli import advice
 from controller.crd import CRD_FILE, crd_yaml
 from jobs.cli import COMMANDS
 from jobs.contracts.artifacts import ARTIFACTS
@@ -52,20 +54,32 @@ def exit_code_table() -> str:
     return "\n".join(["| code | meaning |", "|---|---|", *lines])
 
 
-def with_tables(text: str) -> str:
-    """README's text with every marked table made anew."""
-    for name, table in {"stages": stage_table, "commands": command_table, "exit-codes": exit_code_table}.items():
+def reason_tables() -> str:
+    """Every reason of a condition, what it means and what to do."""
+    return "\n".join(advice.page()).rstrip()
+
+
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"stages": stage_table, "commands": command_table, "exit-codes": exit_code_table},
+    "docs/operate.md": {"reasons": reason_tables},
+}
+"""Pages, and what stands in each."""
+
+
+def with_tables(page: str, text: str) -> str:
+    """A page's text with every marked table made anew."""
+    for name, table in PAGES[page].items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
-            raise SystemExit(f"README.md: no place marked for the table {name!r}")
+            raise SystemExit(f"{page}: no place marked for the table {name!r}")
         text = pattern.sub(lambda match, table=table: f"{match[1]}{table()}\n{match[2]}", text)
     return text
 
 
 def generated() -> dict[Path, str]:
     """Every generated file with its contents as they should be."""
-    readme = ROOT / "README.md"
-    return {readme: with_tables(readme.read_text()), ROOT / CRD_FILE: crd_yaml()}
+    pages = {ROOT / page: with_tables(page, (ROOT / page).read_text()) for page in PAGES}
+    return pages | {ROOT / CRD_FILE: crd_yaml()}
 
 
 def main(arguments: list[str]) -> int:
