@@ -89,11 +89,6 @@ again: Decorator = click.option(
 )
 
 
-def counted(number: int, one: str, many: str = "") -> str:
-    """A number with its noun: `1 mail`, `2 mails`, `1,000 windows`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
 def is_store_alone(store: str | None, *files: str) -> bool:
     """Whether a store is meant. UsageError where one of these parameters, which are for plain files, was given too."""
     context = click.get_current_context()

@@ -11,6 +11,7 @@ import click
 from jobs.cli import options
 from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.errors import UsageError
+from jobs.contracts.words import counted
 
 DEFAULT_OUTPUT = Path("messages.jsonl")
 _SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -180,7 +181,7 @@ def default_rejects(output: Path) -> Path | None:
 def _report(result: dict[str, Any], seconds: float, where: str) -> None:
     """The summary; `where` says where the rejects are."""
     rate = f", {result['num_kept'] / seconds:,.0f} a second" if seconds > 0.5 else ""
-    click.echo(f"parse: {options.counted(result['num_kept'], 'mail')} kept in {seconds:.1f} s{rate}", err=True)
+    click.echo(f"parse: {counted(result['num_kept'], 'mail')} kept in {seconds:.1f} s{rate}", err=True)
     for reason, count in result["num_rejected"].items():
         click.echo(f"  {count:,} rejected: {reason}", err=True)
     if result["num_rejected"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from jobs.cli import options
+from jobs.contracts.words import counted
 from jobs.files import STANDARD
 
 
@@ -37,7 +38,6 @@ def command(folder: Path, keep_shards: int, max_bytes: int | None, output: Path 
     from jobs.files import write_json, write_json_array
     from jobs.replay.shard_window import choose_active, find_shards, old_train
 
-    counted = options.counted
     window = choose_active(find_shards(folder), keep_shards, max_bytes)
     output = output or folder / "old_train.json"
     num_records = write_json_array(output, old_train(window))

@@ -10,6 +10,7 @@ import click
 
 from jobs.cli import options
 from jobs.contracts.errors import MissingInputError
+from jobs.contracts.words import counted
 
 if TYPE_CHECKING:
     from jobs.assignments.archive import Archive
@@ -110,7 +111,7 @@ def _trace_text(trace: Trace, exposure: Exposure) -> str:
     if mail.get("flags"):
         rows.append(("flags", ", ".join(mail["flags"])))
     rows += [
-        ("thread", f"{trace.thread_id}, {options.counted(trace.thread_chunks, 'chunk')}"),
+        ("thread", f"{trace.thread_id}, {counted(trace.thread_chunks, 'chunk')}"),
         ("split", f"{trace.split}: {trace.why}"),
         ("window", str(trace.window_idx)),
     ]

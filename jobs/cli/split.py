@@ -11,6 +11,7 @@ import click
 
 from jobs.cli import options
 from jobs.contracts.errors import UsageError
+from jobs.contracts.words import counted
 
 
 def _ratios(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -146,13 +147,12 @@ def command(
 
 
 def _excluded(number: int) -> str:
-    return options.counted(number, "message or thread of val and test", "messages or threads of val and test")
+    return counted(number, "message or thread of val and test", "messages or threads of val and test")
 
 
 def _tell(result: dict[str, Any], begun: float) -> None:
     counts = result["num_messages"], result["num_chunks"]
     newest = "none yet" if result["window_idx"] < 0 else result["window_idx"]
-    counted = options.counted
     lines = [
         *result.get("notes", ()),
         f"{counted(result['num_mails'], 'mail')}, {result['num_in_archive_or_twice']:,} of them there already or twice",

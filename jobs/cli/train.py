@@ -12,6 +12,7 @@ import click
 from jobs.cli import options
 from jobs.cli.replay_options import named, tell
 from jobs.contracts.errors import UsageError
+from jobs.contracts.words import counted
 
 _FILES = (
     *("assignments", "chunks", "length_metadata", "schedule", "window_idx", "train", "val", "old_train"),
@@ -312,6 +313,5 @@ def _update_old_train(folder: Path, keep: int) -> None:
     active = choose_active(find_shards(folder), keep)
     num_records = write_json_array(folder / "old_train.json", old_train(active))
     write_json(folder / "shards.json", active.listing())
-    counted = options.counted
     told = f"{counted(num_records, 'chunk')} in {counted(len(active.active), 'active shard')}"
     click.echo(f"train: old_train.json holds {told}", err=True)

@@ -11,7 +11,7 @@ import orjson
 from jobs.contracts.artifacts import ARTIFACTS, exposures_key
 from jobs.contracts.records import Json
 from jobs.contracts.store import Store
-from jobs.local.telling import counted
+from jobs.contracts.words import counted
 from jobs.production import NO_ADAPTER, Production, records
 
 _EXPOSURES = re.compile(rf"cycles/([^/]+)/(?:retrain-([0-9]+)/)?train/{re.escape(ARTIFACTS['exposures'].filename)}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from jobs.contracts.records import Json
+from jobs.contracts.words import counted
 from jobs.local.planning import Plan
-from jobs.local.telling import counted, duration
+from jobs.local.telling import duration
 
 _WIDTH = 11
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")

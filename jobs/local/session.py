@@ -14,6 +14,7 @@ from jobs.contracts.progression import FIRST_STEP, Step
 from jobs.contracts.records import Json
 from jobs.contracts.stages import stage
 from jobs.contracts.store import Store, StoreOptions, open_store
+from jobs.contracts.words import counted
 from jobs.local.cautions import older_windows
 from jobs.local.configs import Machine, ignored_fields
 from jobs.local.owner import claimed, owned, require_unclaimed
@@ -21,7 +22,7 @@ from jobs.local.places import USES_BASE, reach, require_base
 from jobs.local.retention import clean_up
 from jobs.local.running import CycleRun, Done
 from jobs.local.status import Status, read_status, report, write_finished
-from jobs.local.telling import counted, lines_of, note_line
+from jobs.local.telling import lines_of, note_line
 from jobs.stages import promote
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jobs.contracts.records import Json
+from jobs.contracts.words import counted
 from jobs.local.running import Done
 
 _WIDTH = len("evaluate (2)")
@@ -63,11 +64,6 @@ def _number(value: float | str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def counted(number: int, one: str) -> str:
-    """A number with its noun: 1 mail, 2 mails."""
-    return f"{number:,} {one if number == 1 else one + 's'}"
-
-
 def _parse(result: Mapping[str, Any]) -> str:
     if not result["num_sources"]:
         return "no sources: what the log holds already"
@@ -104,7 +100,7 @@ def _rehearse(result: Mapping[str, Any]) -> str:
 
 
 def _sample(result: Mapping[str, Any]) -> str:
-    batches = counted(result["num_batches"], "batch").replace("batchs", "batches")
+    batches = counted(result["num_batches"], "batch", "batches")
     return (
         f"{batches} in {counted(result['num_epochs'], 'epoch')}; rehearsal {result['share_chunks']:.1%} of the "
         f"chunks, {result['share_tokens']:.1%} of the tokens; padding {result['padding']:.1%}"
