@@ -112,6 +112,20 @@ def run_in_archive(
     return result
 
 
+class OtherSettingsError(ConfigError):
+    """A stage has finished with other settings than it is asked for now."""
+
+    def __init__(self, marker: Json, changed: dict[str, tuple[Any, Any]], where: str) -> None:
+        """`changed`: by setting, what it was and what is asked for."""
+        self.changed = changed
+        name, (before, asked) = next(iter(changed.items()))
+        super().__init__(
+            f"{marker['stage']} of cycle {marker['cycle']} has finished with {name} = {before!r}, not {asked!r}",
+            where=where,
+            hint="name another --cycle, or say --again to run it anew",
+        )
+
+
 def require_cycle_name(cycle: str) -> None:
     """UsageError for what cannot name a cycle."""
     if not _CYCLE_NAME.fullmatch(cycle):
@@ -139,14 +153,10 @@ def _settings(config: Any) -> Json:
 
 def _require_same_settings(marker: Json, settings: Json, where: str) -> None:
     before = marker["config"]
-    for name in sorted(settings.keys() | before.keys()):
-        if settings.get(name) != before.get(name):
-            raise ConfigError(
-                f"{marker['stage']} of cycle {marker['cycle']} has finished with {name} = {before.get(name)!r}, "
-                f"not {settings.get(name)!r}",
-                where=where,
-                hint="name another --cycle, or say --again to run it anew",
-            )
+    names = sorted(settings.keys() | before.keys())
+    changed = {name: (before.get(name), settings.get(name)) for name in names if settings.get(name) != before.get(name)}
+    if changed:
+        raise OtherSettingsError(marker, changed, where)
 
 
 @dataclass(frozen=True, slots=True)

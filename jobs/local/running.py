@@ -7,17 +7,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import orjson
+
 from jobs.assignments.archive import Archive
 from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.cycle import RetrainCycle
+from jobs.contracts.errors import ConfigError
 from jobs.contracts.markers import forget_after
 from jobs.contracts.progression import FIRST_STEP, Step, is_waiting, next_step
 from jobs.contracts.records import Json
 from jobs.local.configs import Machine, stage_config
 from jobs.local.places import USES_BASE, pinned, pinned_embedding
+from jobs.local.spec_fields import field_of
 from jobs.local.speed import note_speed
 from jobs.local.status import Status, read_status
-from jobs.runner import FINISHED_BEFORE, run_in_archive
+from jobs.runner import FINISHED_BEFORE, OtherSettingsError, run_in_archive
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +80,26 @@ class CycleRun:
             forget_after(self.archive.store, self.cycle.metadata.name, step)
         is_begun = step.stage == "train" and self._has_checkpoints(step)
         started = time.monotonic()
-        result = run_in_archive(
-            step.stage,
-            self._config(step),
-            self.archive,
-            cycle=self.cycle.metadata.name,
-            attempt=step.attempt,
-            again=self.again,
-            once=True,
-        )
+        result = self._result_of(step)
         done = Done(step, result, time.monotonic() - started, bool(result.pop(FINISHED_BEFORE, False)))
         if step.stage == "train" and not (done.had_finished or is_begun):
             note_speed(self.archive.store, result, done.seconds)
         self.tell(done)
         return result
+
+    def _result_of(self, step: Step) -> Json:
+        try:
+            return run_in_archive(
+                step.stage,
+                self._config(step),
+                self.archive,
+                cycle=self.cycle.metadata.name,
+                attempt=step.attempt,
+                again=self.again,
+                once=True,
+            )
+        except OtherSettingsError as error:
+            raise _by_the_file(error, step) from error
 
     def _config(self, step: Step) -> Any:
         config = stage_config(step.stage, self.cycle, step.attempt, self.machine)
@@ -99,3 +109,23 @@ class CycleRun:
         """Whether a run before this one has trained a part already."""
         prefix = artifact_key(self.cycle.metadata.name, step.stage, "checkpoints", step.attempt)
         return any(True for _ in self.archive.store.list(f"{prefix}/"))
+
+
+def _by_the_file(error: OtherSettingsError, step: Step) -> ConfigError:
+    """The same in the words of the cycle's file."""
+    changed = [
+        f"{field_of(setting) or setting} from {_shown(before)} to {_shown(asked)}"
+        for setting, (before, asked) in error.changed.items()
+    ]
+    attempt = f" --attempt {step.attempt}" if step.attempt else ""
+    return ConfigError(
+        f"{step.stage} has finished, and the file has changed since: {', '.join(changed)}",
+        where="spec",
+        hint="set it back; or give the file another metadata.name, for a new cycle; or run the stage anew: "
+        f"refrain run --only {step.stage}{attempt} --again",
+    )
+
+
+def _shown(value: Any) -> str:
+    """A setting as a file has it."""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

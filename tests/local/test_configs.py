@@ -18,6 +18,8 @@ from jobs.contracts.cycle.data import FilterRule, Source
 from jobs.contracts.stages import STAGES
 from jobs.local.configs import POD_FIELDS, RUN_FIELDS, Machine, ignored_fields, stage_config
 from jobs.local.places import located
+from jobs.local.spec_fields import field_of
+from jobs.stages import settings_of
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 
@@ -107,6 +109,9 @@ OF_RUNS = {
     *("archive", "store.url", "store.endpoint", "store.region", "store.sse", "store.sseKmsKeyId"),
     *("store.addressingStyle", "retention.checkpoints", "retention.cycles", "suspend"),
 }
+
+ANY_TIME = {"micro_batch_tokens", "report_to", "processes", "mode", "approve"}
+"""Settings that may change where a stage has finished."""
 
 
 def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -247,8 +252,6 @@ def test_the_tokenizer_of_a_model_on_the_hub_is_pinned():
 
 
 def test_the_machine_changes_how_alone():
-    from jobs.stages import settings_of
-
     cycle = cycle_of(Path("/there"))
     machine = Machine(workers=3, device="cpu", progress_port=9)
     for row in STAGES:
@@ -264,3 +267,13 @@ def test_the_commit_of_an_embedding_model_stands_behind_its_name():
     given = settings(cycle)
     assert (given["index.embedding_model"], given["index.embedding_revision"]) == ("org/embed", "a" * 40)
     assert given["evaluate.embedding_model"] == "org/embed"
+
+
+def test_each_setting_is_told_by_the_field_that_it_comes_from() -> None:
+    for setting in {place.partition(".")[2] for _, moved in MAPPED.values() for place in moved}:
+        fields = [field for field, (_, moved) in MAPPED.items() if any(one.endswith(f".{setting}") for one in moved)]
+        told = field_of(setting)
+        if told is None:
+            assert setting in ANY_TIME
+        else:
+            assert any(field == told or field.startswith(f"{told}.") for field in fields), setting

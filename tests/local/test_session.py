@@ -180,6 +180,22 @@ def test_the_incumbent_stays(played: Played, place: Path) -> None:
     assert told.lines[-1] == "w1: NotPromoted: it gained too little"
 
 
+def test_settings_that_have_changed_are_told_by_the_file_s_own_names(played: Played, place: Path) -> None:
+    del played
+    Told(cycle_of(place)).run(until="sample")
+    changed = Told(cycle_of(place, training={"batchSize": 4, "epochs": 2}))
+    with pytest.raises(ConfigError) as caught:
+        changed.run()
+    error = caught.value
+    fields = "training.batchSize from 16 to 4, training.epochs from 3 to 2"
+    assert error.what == f"sample has finished, and the file has changed since: {fields}"
+    assert "another metadata.name" in error.hint
+    assert error.hint.endswith("refrain run --only sample --again")
+    again = Told(cycle_of(place, training={"batchSize": 4, "epochs": 2}), again=True)
+    again.session.run_only(Step("sample", 0))
+    assert Told(cycle_of(place, training={"batchSize": 4, "epochs": 2})).run(until="train").step == Step("index", 0)
+
+
 def test_too_small_a_gain_trains_again_down_the_ladder(played: Played, place: Path) -> None:
     played.outcomes = ["Retrain", "Retrain", "Promote"]
     told = Told(cycle_of(place, retention={"checkpoints": 2}))
@@ -350,7 +366,7 @@ def test_fields_about_pods_are_named_once(played: Played, place: Path) -> None:
 
 def test_other_settings_than_it_was_begun_with_are_refused(played: Played, place: Path) -> None:
     Told(cycle_of(place)).run("sample")
-    with pytest.raises(ConfigError, match="epochs = 3, not 5"):
+    with pytest.raises(ConfigError, match=r"spec: sample has finished, .*training\.epochs from 3 to 5"):
         Told(cycle_of(place, training={"epochs": 5})).run()
 
 
