@@ -60,7 +60,7 @@ def read_document(file: Path, *, name: str | None, suspend: bool) -> Json:
     from jobs.contracts.cycle import load_cycle
 
     cycle = load_cycle(file).model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
-    document: Json = whole_numbers(without_nulls(cycle))
+    document: Json = whole_numbers(cycle)
     if name is not None:
         document["metadata"]["name"] = _checked(name)
     if suspend:
@@ -78,13 +78,6 @@ def _checked(name: str) -> str:
     except ValidationError as error:
         hint = "at most 63 lower-case letters and digits, with - or . between them"
         raise UsageError(f"not a name for a cycle: {name}", hint=hint) from error
-
-
-def without_nulls(value: Any) -> Any:
-    """The value without fields that are null, which count as absent."""
-    if isinstance(value, dict):
-        return {key: without_nulls(one) for key, one in value.items() if one is not None}
-    return [without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
 def whole_numbers(value: Any) -> Any:
