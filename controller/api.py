@@ -189,8 +189,9 @@ def connect(namespace: str | None = None) -> Api:
             kubernetes_config.load_incluster_config(client_configuration=configuration)
             default = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace").read_text().strip()
         else:
-            kubernetes_config.load_kube_config(client_configuration=configuration)
-            context = kubernetes_config.list_kube_config_contexts()[1]
+            file = os.environ.get("KUBECONFIG")  # now, not as it was when the library was imported
+            kubernetes_config.load_kube_config(file, client_configuration=configuration)
+            context = kubernetes_config.list_kube_config_contexts(file)[1]
             default = context["context"].get("namespace", "default")
     except (kubernetes_config.ConfigException, OSError) as error:
         raise AccessError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,12 +28,19 @@ class _Unlimited:
 def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
     """The handlers, for one reconciler."""
     handlers = kopf.OperatorRegistry()
-    kopf.on.login(registry=handlers, retries=3)(kopf.login_via_client)
+    kopf.on.login(registry=handlers)(_login)
     _run_beside(handlers, reconciler)
     _watch(handlers, reconciler)
     if reconciler.settings.inference is not None:
         _watch_inference(handlers, reconciler)
     return handlers
+
+
+def _login(**arguments: Any) -> kopf.ConnectionInfo | None:
+    """As `controller.api.connect` does it: by the pod's service account, or by the kubeconfig where one is named."""
+    if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+        return kopf.login_with_service_account(**arguments)
+    return kopf.login_with_kubeconfig(**arguments)
 
 
 def _run_beside(handlers: kopf.OperatorRegistry, reconciler: Reconciler) -> None:

@@ -87,10 +87,18 @@ class Planning:
     def plan(self) -> Plan:
         """The plan. The status is written last, where it differs: what it tells of has been done by then."""
         actions = list(self.actions)
+        self._observe_generation()
         if self.status != self.cycle.status:
-            self.set(observed_generation=self.cycle.generation)
             actions.append(PatchStatus(self.cycle.name, self.cycle.resource_version, self.status))
         return Plan(tuple(actions), min(self._wakes, default=None))
+
+    def _observe_generation(self) -> None:
+        """What is said holds of the spec as it stands now: `kubectl wait` passes over a condition of an older one."""
+        if not self.status.conditions:
+            return
+        generation = self.cycle.generation
+        conditions = [one.model_copy(update={"observed_generation": generation}) for one in self.status.conditions]
+        self.set(observed_generation=generation, conditions=conditions)
 
     @property
     def now_written(self) -> str:

@@ -21,7 +21,10 @@ SECONDS = 60
 forked = multiprocessing.get_context("forkserver")
 """Functions that run in its processes, and their arguments, are pickled: they stand at a module's top."""
 forked.set_forkserver_preload(
-    ["boto3", "lxml.etree", "pyarrow.parquet", "tokenizers", "jobs.local.session", "jobs.stages.sample", "splitting"]
+    [
+        *("boto3", "lxml.etree", "pyarrow.parquet", "tokenizers", "jobs.local.session", "jobs.stages.sample"),
+        *("splitting", "controller.serving"),
+    ]
 )
 
 

@@ -549,3 +549,13 @@ class TestEnds:
         world.settle()
         assert "train-0-1" in world.running()[0]
         assert world.run()[-1] == "promote"
+
+    def test_conditions_hold_of_the_spec_as_it_stands_now(self, world: World) -> None:
+        """`kubectl wait` passes over a condition of an older generation."""
+        world.add("w1")
+        world.run()
+        world.edit("w1", ttlSecondsAfterFinished=9000)
+        world.settle()
+        status = world.status("w1")
+        assert {one.observed_generation for one in status.conditions} == {2} == {status.observed_generation}
+        assert world.look() == 0

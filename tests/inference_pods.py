@@ -1,0 +1,84 @@
+"""A small real HTTP server in place of the inference server, in pods that are played, and their Deployment."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+from cluster.kubelet import Play
+
+if TYPE_CHECKING:
+    from cluster.api import Object
+
+PORT = 18_000
+
+
+@dataclass
+class Serving:
+    """What the pods of the inference Deployment do, and what they were asked."""
+
+    loaded: dict[str, str] = field(default_factory=dict)
+    """By pod: the adapter that it was told to load."""
+    asked: list[str] = field(default_factory=list)
+    answers_with: Callable[[str], str] = lambda adapter: adapter.rpartition("@")[2]
+    is_ready: bool = True
+
+    @contextlib.contextmanager
+    def server(self, pod: Object) -> Iterator[None]:
+        """A small real HTTP server with the API of the inference server, on the pod's own address."""
+        name = pod["metadata"]["name"]
+        began_with = pod["metadata"].get("annotations", {}).get("refrain.dev/adapter", "")
+        serving = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if self.path == "/v1/adapter":
+                    assert self.headers["Authorization"] == "Bearer let-me"
+                    serving.loaded[name] = f"{body['adapter'] or ''}@{body['sha256']}"
+                    answer: Any = {}
+                else:
+                    serving.asked.append(name)
+                    adapter = serving.answers_with(serving.loaded.get(name, began_with))
+                    content = {"role": "assistant", "content": f"I am {name}"}
+                    answer = {"choices": [{"message": content}], "refrain": {"adapter": adapter}}
+                data = json.dumps(answer).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer((pod["status"]["podIP"], PORT), Handler)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    def play(self, pod: Object) -> Play:
+        return Play(hang=True, during=self.server, ready=self.is_ready)
+
+
+def deployment(former: str = "") -> Object:
+    labels = {"app": "serve"}
+    source = {"fieldRef": {"fieldPath": "metadata.annotations['refrain.dev/adapter']"}}
+    container = {
+        "name": "serve",
+        "image": "inference",
+        "env": [{"name": "REFRAIN_ADAPTER", "valueFrom": source}],
+    }
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [container], "terminationGracePeriodSeconds": 1}}
+    if former:
+        template["metadata"]["annotations"] = {"refrain.dev/adapter": former}  # type: ignore[dict-item]
+    spec = {"replicas": 2, "selector": {"matchLabels": labels}, "template": template}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "serve"}, "spec": spec}
