@@ -1,4 +1,4 @@
-"""Work shared among processes: results come in the order of the work, and a worker that dies is an error."""
+"""Work shared among processes, in the order of the work; a worker that dies is an error. And being told to stop."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jobs.contracts.errors import TransientError
 
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What tells a process to stop: a scheduler, Ctrl-C, a terminal that is closed."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -107,3 +110,32 @@ def _start(start: Callable[..., None], told: tuple[Any, ...]) -> None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     start(*told)
+
+
+@contextmanager
+def stop_noticed(tell: Callable[[], object]) -> Iterator[Sequence[int]]:
+    """The signals that have told this process to stop since the block began; `tell` answers the first Ctrl-C.
+
+    The second one stops at once, as Ctrl-C does elsewhere. A signal that is ignored (nohup) stays so. Handlers are
+    set for good reason even where nobody kills: the first process of a container has none.
+    """
+    told: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+
+    def notice(number: int, _frame: object) -> None:
+        told.append(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            tell()
+
+    before = {one: signal.getsignal(one) for one in STOPPING}
+    for one, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(one, notice)
+    try:
+        yield told
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobs.contracts.errors import InputError, TransientError
-from jobs.processes import num_cpus, shared
+from jobs.processes import num_cpus, shared, stop_noticed
 
 _factor = 0
 
@@ -99,3 +99,26 @@ def test_cpus_are_those_that_a_container_may_use(
         (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cgroup" / name).write_text(text)
     assert num_cpus(tmp_path / "cgroup", tmp_path / "own") == expected
+
+
+def test_the_first_ctrl_c_is_noticed_and_the_second_stops_at_once() -> None:
+    said: list[str] = []
+    before = signal.getsignal(signal.SIGINT)
+    with stop_noticed(lambda: said.append("stops soon")) as told:
+        assert list(told) == []
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGINT)
+        assert (list(told), said) == ([signal.SIGHUP, signal.SIGINT], ["stops soon"])
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_what_is_ignored_as_below_nohup_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_noticed(lambda: None) as told:
+            signal.raise_signal(signal.SIGHUP)
+            assert list(told) == []
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from jobs import __version__
-from jobs.contracts.errors import OutputError, RefrainError, StoppedError
+from jobs.contracts.errors import CtrlCError, OutputError, RefrainError, StoppedError
 from jobs.contracts.stages import STAGES
 
 _OTHERS = {
@@ -106,8 +106,8 @@ def main(args: list[str] | None = None) -> Any:
         error.show()
         sys.exit(error.exit_code)
     except click.Abort:
-        click.echo("refrain: stopped", err=True)
-        sys.exit(130)
+        click.echo("refrain: stopped: what has finished is kept, and the same command goes on from there", err=True)
+        sys.exit(CtrlCError.exit_code)
     except _ReaderGone:  # quietly: whoever closed the pipe knows
         _forget_unwritten()
         sys.exit(128 + signal.SIGPIPE)

@@ -12,6 +12,7 @@
     │   └── ConfigError        78   settings contradict each other, or those an archive was begun with
     └── TransientError         75   worth trying again: time-outs, a store that is overloaded
         └── StoppedError      143   told to stop (SIGTERM); what was done is saved
+            └── CtrlCError    130   the same, by Ctrl-C (SIGINT)
 
 The numbers are those of BSD's sysexits.h where it has one.
 """
@@ -102,6 +103,12 @@ class StoppedError(TransientError):
     """Told to stop by SIGTERM; what was done so far is saved."""
 
     exit_code = 143
+
+
+class CtrlCError(StoppedError):
+    """Stopped by Ctrl-C (SIGINT); what was done so far is saved, and the same command goes on."""
+
+    exit_code = 130
 
 
 def permanent_exit_codes() -> list[int]:

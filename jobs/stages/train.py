@@ -7,22 +7,22 @@ import os
 import signal
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import orjson
 
 from jobs.contracts.artifacts import BASE_KEY, artifact_key
 from jobs.contracts.cycle.learning import rank_notes
-from jobs.contracts.errors import ConfigError, InputError, UsageError
+from jobs.contracts.errors import ConfigError, CtrlCError, InputError, StoppedError, UsageError
 from jobs.contracts.records import SPLITS, Chunk, Json
 from jobs.corpus import open_corpus
 from jobs.files import read_json, scratch_folder, write_json
+from jobs.processes import stop_noticed
 from jobs.production import records
 from jobs.replay.checks import checked
 from jobs.replay.exposures import exposures
@@ -102,7 +102,7 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:
     """Train, or go on where an earlier run of the same settings and inputs was stopped.
 
     Raises InputError for a schedule that names a chunk of val or test, or one that the log does not hold;
-    ConfigError for another base model than the archive's; StoppedError after a SIGTERM, once it has saved.
+    ConfigError for another base model than the archive's; StoppedError once it was told to stop and has saved.
     See `jobs.ml.training.run.train_adapter` for the rest.
     """
     from jobs.ml.base_model import find_base, load_encoder
@@ -149,7 +149,7 @@ def _trained(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data:
             say(f"progress at http://localhost:{port}/progress")
         if "tensorboard" in config.report_to and not os.environ.get(LOG_FOLDER):
             say(f"TensorBoard's files are in {_report_folder(inputs, outputs)}")
-        with _sigterm_noticed() as told, ProgressBar(progress):
+        with stop_noticed(_tell_of_stopping) as told, ProgressBar(progress), _by_ctrl_c(told):
             return train_adapter(
                 _run_of(config, inputs, outputs, base, data),
                 outputs.items("checkpoints"),
@@ -158,6 +158,23 @@ def _trained(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data:
                 progress=progress,
                 say=say,
             )
+
+
+def _tell_of_stopping() -> None:
+    """From a signal's handler, which may have come into the middle of another write."""
+    with suppress(OSError):
+        os.write(2, b"\ntrain: stops behind the step at hand, and saves; Ctrl-C again stops at once\n")
+
+
+@contextmanager
+def _by_ctrl_c(told: Sequence[int]) -> Iterator[None]:
+    """Training that ends for a Ctrl-C says so."""
+    try:
+        yield
+    except StoppedError as error:
+        if signal.SIGINT in told:
+            raise CtrlCError(error.what, where=error.where, hint=error.hint) from error
+        raise
 
 
 def _run_of(config: Config, inputs: Inputs, outputs: Outputs, base: Base, data: TrainingData) -> Run:
@@ -363,20 +380,3 @@ def _eval_masks(inputs: Inputs, source: ChunkSource | None) -> dict[str, list[st
             what = "not in the assignments" if split == UNKNOWN else f"of {SPLITS[split]}"
             raise InputError(f"chunk {name} is {what}", where=str(path), hint="`refrain window --split val` lists them")
     return masks
-
-
-@contextmanager
-def _sigterm_noticed() -> Iterator[list[int]]:
-    """A list that is empty until the process is told to stop: training then ends, and saves.
-
-    The handler is set for good reason even where nobody kills: the first process of a container has none.
-    """
-    told: list[Any] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield told
-        return
-    before = signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
-    try:
-        yield told
-    finally:
-        signal.signal(signal.SIGTERM, before)

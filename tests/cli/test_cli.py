@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -119,6 +120,18 @@ def test_told_to_stop_it_leaves_nothing_behind(tmp_path):
         process.terminate()
         assert process.wait(timeout=30) == StoppedError.exit_code
         assert "told to stop" in process.stderr.read()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_is_one_message_and_leaves_nothing_behind(tmp_path):
+    command = [sys.executable, "-m", "jobs.cli", "parse", "-", "-o", tmp_path / "messages.jsonl"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not list(tmp_path.iterdir()):  # it has begun to write
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+        assert process.stderr.read().strip().startswith("refrain: stopped: what has finished is kept, and the same")
     assert list(tmp_path.iterdir()) == []
 
 

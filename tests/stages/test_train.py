@@ -322,17 +322,27 @@ class TestKills:
         train(ready, url)
         assert written(url) == written(undisturbed[0])
 
-    def test_sigterm_saves_in_the_middle_of_a_step(self, ready: Path, url: str, undisturbed: Any, capfd: Any) -> None:
+    @pytest.mark.parametrize(
+        ("number", "code"),
+        [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)],
+        ids=["TERM", "INT", "HUP"],
+    )
+    def test_told_to_stop_it_saves_in_the_middle_of_a_step(
+        self, ready: Path, url: str, undisturbed: Any, capfd: Any, number: signal.Signals, code: int
+    ) -> None:
         """By the command line, whose own handler would have ended it at once."""
 
         step = middle(undisturbed[0])
 
         def work() -> None:
-            die_at_step(step, signal.SIGTERM)
+            die_at_step(step, number)
             command(ready, url)
 
-        assert in_a_child(work) == 143
-        assert f"told to stop at step {step} of" in capfd.readouterr().err
+        assert in_a_child(work) == code
+        told = capfd.readouterr().err
+        assert f"told to stop at step {step} of" in told
+        assert "the same command again goes on from there" in told
+        assert ("Ctrl-C again stops at once" in told) == (number == signal.SIGINT)
         assert any(f"checkpoints/step_{step}/_COMPLETE.json" in key for key in written(url))
         assert in_a_child(lambda: command(ready, url)) == 0
         assert f"goes on from step {step}" in capfd.readouterr().err

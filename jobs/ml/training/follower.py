@@ -15,11 +15,16 @@ from jobs.files import scratch_folder
 
 
 def take_part(device: str | None) -> None:
-    """Train along until training ends; raises what this process met with, and StoppedError after a SIGTERM to any."""
+    """Train along until training ends; raises what this process met with, and StoppedError where any was told to stop.
+
+    A terminal tells all processes, by SIGINT and by SIGHUP; what is ignored, as below nohup, stays so.
+    """
     from jobs.ml.training.run import follow
 
     told: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: told.append(number))
+    for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(one) is not signal.SIG_IGN:
+            signal.signal(one, lambda number, _frame: told.append(number))
     with scratch_folder("refrain-follower-") as scratch:
         follow(device, scratch, lambda: bool(told))
 
