@@ -9,8 +9,11 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import mailgen
 import pytest
 from components import require
+
+from jobs.cli import main
 
 
 @pytest.fixture
@@ -146,3 +149,18 @@ def test_goals_judge_rates_memory_and_what_programs_tell_of_themselves(benchmark
     assert "| ours | 100 |  |" in text
     assert "3.0% | 67 |" in text
     assert "- reached: 1 s at 100×, goal ≤ 1 s" in (tmp_path / "100.md").read_text()
+
+
+def test_real_mail_is_sorted_into_weeks_by_its_date_and_none_is_lost(benchmarks, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks" / "experiments"))
+    sort_mail = import_module("linux_raid").sort_mail
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    mailgen.write_mbox(corpus / "2019.mbox", 120, start="2019-08-26", days=21)
+    older, weeks = sort_mail(corpus, tmp_path / "sorted")
+    assert [path.stem for path in weeks] == ["2019-w36", "2019-w37"]
+    for path in (older, *weeks):
+        main(["parse", str(path), "-o", str(tmp_path / f"{path.stem}.jsonl")])
+    counts = [len((tmp_path / f"{path.stem}.jsonl").read_text().splitlines()) for path in (older, *weeks)]
+    assert sum(counts) == 120
+    assert min(counts) > 30

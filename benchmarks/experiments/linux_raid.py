@@ -34,7 +34,7 @@ from report import machine  # noqa: E402
 FIRST, CYCLES, END = dt.date(2019, 7, 1), dt.date(2019, 9, 2), dt.date(2020, 1, 1)
 """Where the mail for the base model begins, the cycles' weeks, and where these end."""
 WEEK = "2019-w36"
-BASE = ("--vocabulary", "4096", "--steps", "600", "--batch", "4", "--row-tokens", "768")
+BASE = ("--vocabulary", "4096", "--steps", "300", "--batch", "4", "--row-tokens", "768")
 
 
 def main() -> None:
@@ -73,10 +73,10 @@ def sort_mail(corpus: Path, folder: Path) -> tuple[Path, list[Path]]:
         if day is None or not FIRST <= day < END:
             continue
         year, week, _ = day.isocalendar()
-        parts["older" if day < CYCLES else f"weeks/{year}-w{week:02d}"].append(raw)
+        parts["older" if day < CYCLES else f"weeks/{year}-w{week:02d}"].append(_mboxrd(raw, day))
     (folder / "weeks").mkdir(exist_ok=True)
     for name, mails in parts.items():
-        (folder / f"{name}.mbox").write_bytes(b"".join(map(_mboxrd, mails)))
+        (folder / f"{name}.mbox").write_bytes(b"".join(mails))
     return folder / "older.mbox", sorted((folder / "weeks").glob("*.mbox"))
 
 
@@ -90,11 +90,10 @@ def _day(raw: bytes) -> dt.date | None:
         return None
 
 
-def _mboxrd(raw: bytes) -> bytes:
-    """An entry as public-inbox writes it."""
-    return (
-        b"From mboxrd@z Thu Jan  1 00:00:00 1970\n" + re.sub(rb"(?m)^(>*From )", rb">\1", raw).rstrip(b"\n") + b"\n\n"
-    )
+def _mboxrd(raw: bytes, day: dt.date) -> bytes:
+    """An entry of an mboxrd, delivered on that day."""
+    separator = f"From mboxrd@z {day:%a %b} {day.day:2d} 00:00:00 {day.year}\n".encode()
+    return separator + re.sub(rb"(?m)^(>*From )", rb">\1", raw).rstrip(b"\n") + b"\n\n"
 
 
 def _cycle(folder: Path, mbox: Path) -> dict[str, Any]:
