@@ -20,6 +20,8 @@ _SECONDS = 2.0
 """Between two looks."""
 _AWAY_SECONDS = 600.0
 """How long the API server may be away."""
+_REFUSED_SECONDS = 60.0
+"""How long it may refuse what it has allowed before: one that has just started does not know its rules yet."""
 
 
 @click.command()
@@ -71,14 +73,15 @@ def _read(cluster: Cluster, name: str, before: Cycle | None) -> Cycle:
     """The cycle; where it was read before, the API server may be away for a while. MissingInputError."""
     from controller.api import ApiError
 
-    deadline = time.monotonic() + _AWAY_SECONDS
+    began = time.monotonic()
     is_told = False
     while True:
         try:
             cycle = cluster.cycle(name)
         except (TransientError, ApiError) as error:
-            is_refused = isinstance(error, ApiError) and error.status not in (401, 408, 429) and error.status < 500
-            if before is None or is_refused or time.monotonic() > deadline:
+            is_refused = isinstance(error, ApiError) and error.status < 500 and error.status != 429
+            most = _REFUSED_SECONDS if is_refused else _AWAY_SECONDS
+            if before is None or time.monotonic() - began > most:
                 raise
             if not is_told:
                 _clear()
