@@ -30,6 +30,7 @@ def outcome_of(status: Json, cycle: str, archive: Path) -> Json:
         "after": after,
         "delta": decision.get("delta"),
         "interval": decision.get("interval"),
+        "confidence": decision.get("confidence"),
         "num_threads": decision.get("num_threads", 0),
         "outcome": status["state"],
         "reason": decision.get("reason", "TooLittleMail"),
@@ -55,7 +56,7 @@ def read_artifact(archive: Path, cycle: str, stage: str, kind: str, attempt: int
 
 def table(rows: list[Json]) -> str:
     """The rows as aligned columns."""
-    head = ("cycle", "new mails", "steps", "val perplexity", "gain (95% interval)", "outcome")
+    head = ("cycle", "new mails", "steps", "val perplexity", "gain (interval)", "outcome")
     lines = [head, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     lines.insert(1, tuple("─" * width for width in widths))
@@ -69,5 +70,5 @@ def _cells(row: Json) -> tuple[str, ...]:
     gain = "-"
     if row["delta"] is not None:
         low, high = ("?" if bound is None else f"{bound:+.1%}" for bound in row["interval"])
-        gain = f"{row['delta']:+.1%} ({low} to {high})"
+        gain = f"{row['delta']:+.1%} ({100 * row['confidence']:.4g}%: {low} to {high})"
     return row["cycle"], str(row["mails"]), str(row["steps"]), both, gain, f"{row['outcome']}: {row['reason']}"

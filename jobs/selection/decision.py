@@ -172,7 +172,8 @@ def _gated(draft: Decision, winner: Candidate, baseline: Scored, *, retrains: bo
     assert draft.gate is not None
     gain, worse = draft.gate.gain, draft.gate.worse
     incumbent = "the incumbent" if evaluation.has_incumbent else "the bare base model"
-    shown = f"{gain.estimate:+.2%} ({gain.low:+.2%} to {gain.high:+.2%}, {gain.num_threads} threads)"
+    bounds = f"{100 * draft.gate.confidence:.4g}%: {gain.low:+.2%} to {gain.high:+.2%}"
+    shown = f"{gain.estimate:+.2%} ({bounds}, {gain.num_threads} threads)"
     if gain.low <= 0:
         message = f"{name} against {incumbent}: {shown}; that may be chance, so the incumbent stays"
         return replace(draft, reason="NotBetter", message=message)

@@ -23,7 +23,7 @@ DEMO = ROOT / "examples" / "demo"
 FILES = (DEMO / "cycle.yaml", ROOT / "benchmarks" / "experiments" / "linux_raid.yaml")
 ROW = {
     "cycle": "demo-2025-w14", "mails": 306, "steps": 192, "before": 14.16, "after": 4.72, "delta": 0.44,
-    "interval": [0.39, 0.49], "outcome": "Promoted", "reason": "Better",
+    "interval": [0.39, 0.49], "confidence": 0.95, "outcome": "Promoted", "reason": "Better",
 }  # fmt: skip
 
 
@@ -40,13 +40,13 @@ def test_what_keeps_a_cycle_out_is_never_a_switch(file):
 def test_the_table_stands_in_columns():
     skipped = ROW | {"cycle": "demo-2025-w15", "steps": 0, "before": None, "after": None, "delta": None}
     skipped |= {"outcome": "Skipped", "reason": "TooLittleMail"}
-    endless = ROW | {"interval": [None, 0.5]}
+    endless = ROW | {"interval": [None, 0.5], "confidence": 0.975}
     head, rule, *rows = table([ROW, skipped, endless]).splitlines()
     assert rows[0].split("  ")[0] == "demo-2025-w14"
     assert "14.16 → 4.72" in rows[0]
-    assert "+44.0% (+39.0% to +49.0%)" in rows[0]
+    assert "+44.0% (95%: +39.0% to +49.0%)" in rows[0]
     assert rows[1].endswith("Skipped: TooLittleMail")
-    assert "(? to +50.0%)" in rows[2]
+    assert "(97.5%: ? to +50.0%)" in rows[2]
     column = rule.rindex(" ") + 1
     assert [line[column:].split(":")[0] for line in (head, *rows)] == ["outcome", "Promoted", "Skipped", "Promoted"]
 

@@ -160,6 +160,7 @@ def test_more_attempts_make_the_interval_wider() -> None:
     twice = decision(LOSS, Results().add("step_4", 0.1), Results().add("step_5", 0.0))
     assert twice["winner"]["path"] == "step_4"
     assert twice["interval"][0] < once["interval"][0]
+    assert ("(95%: " in once["message"], "(97.5%: " in twice["message"]) == (True, True)
 
 
 def test_settings_of_attempts() -> None:
