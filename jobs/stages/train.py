@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Literal
 
 import orjson
 
+from jobs.assignments.archive import Archive
 from jobs.contracts.artifacts import BASE_KEY, artifact_key
 from jobs.contracts.cycle.learning import rank_notes
 from jobs.contracts.errors import ConfigError, CtrlCError, InputError, StoppedError, UsageError
 from jobs.contracts.records import SPLITS, Chunk, Json
 from jobs.corpus import open_corpus
 from jobs.files import read_json, scratch_folder, write_json
+from jobs.intake.exports import archive_folder
 from jobs.processes import stop_noticed
 from jobs.production import records
 from jobs.replay.checks import checked
@@ -335,13 +337,12 @@ def _fix_base(base: Base, inputs: Inputs) -> list[str]:
     """Write down the archive's base model, or ConfigError where it is another one; what a user should know."""
     from jobs.ml.base_model import require_tokenizer
 
+    split_by = _split_by(inputs)
+    notes = [_BY_WHITE_SPACE] if split_by.startswith("whitespace") else []
     if inputs.archive is None:
-        return []
-    store, notes = inputs.archive.store, []
-    split_by = (inputs.archive.log.parameters() or {}).get("tokenizer", "")
-    if split_by.startswith("whitespace"):
-        notes.append("the archive was split by white space: its token counts and budgets are not the model's")
-    else:
+        return notes
+    store = inputs.archive.store
+    if not notes:
         require_tokenizer(base, split_by, store.url)
     wanted = {
         "base": base.name,
@@ -360,6 +361,19 @@ def _fix_base(base: Base, inputs: Inputs) -> list[str]:
                     hint="name that base model and revision, or begin a new archive",
                 )
     return notes
+
+
+_BY_WHITE_SPACE = "the archive was split by white space: its token counts and budgets are not the model's"
+
+
+def _split_by(inputs: Inputs) -> str:
+    """The digest of what split has counted tokens with; empty where plain files have lost the archive beside them."""
+    archive = inputs.archive
+    if archive is None:
+        folders = [archive_folder(path) for path in inputs.paths.get("assignments", [])]
+        archive = next((Archive.open(str(one), read_only=True) for one in folders if one.is_dir()), None)
+    parameters = archive.log.parameters() if archive else None
+    return str((parameters or {}).get("tokenizer", ""))
 
 
 def _shown(base: Json) -> str:

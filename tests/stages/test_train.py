@@ -31,7 +31,7 @@ from jobs.intake.reading import read_data
 from jobs.items import LocalItems
 from jobs.runner import run_in_store
 from jobs.stages import Inputs, Outputs
-from jobs.stages.train import _in_use
+from jobs.stages.train import _fix_base, _in_use
 
 torch = pytest.importorskip("torch")
 
@@ -565,6 +565,27 @@ def test_metrics_for_tensorboard(
     logged = [line["loss"] for line in artifact(url, "trainer_state")["log_history"] if "loss" in line]
     assert [one.value for one in events.Scalars("train/loss")] == pytest.approx(logged)
     assert len(events.Scalars("eval/loss")) > 1
+
+
+@pytest.mark.parametrize("by_white_space", [True, False])
+def test_the_note_on_white_space_comes_with_plain_files_too(
+    ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_white_space: bool
+) -> None:
+    from jobs.cli import main
+    from jobs.ml.base_model import find_base
+
+    monkeypatch.delenv("REFRAIN_STORE", raising=False)
+    tokenizer = "whitespace" if by_white_space else ready / "base"
+    for command in (
+        f"parse {ready / 'mail.mbox'} -o {tmp_path / 'messages.jsonl'} --workers 1",
+        f"split -i {tmp_path / 'messages.jsonl'} -m {tmp_path / 'assignments.json'} --tokenizer {tokenizer}",
+    ):
+        main(command.split())
+    inputs = Inputs({"assignments": [tmp_path / "assignments.json"]})
+    notes = _fix_base(find_base(str(ready / "base")), inputs)
+    assert [note.partition(":")[0] for note in notes] == ["the archive was split by white space"] * by_white_space
+    shutil.rmtree(tmp_path / "assignments.archive")
+    assert _fix_base(find_base(str(ready / "base")), inputs) == []
 
 
 def test_told_to_stop_while_it_loads_it_stops_at_once(ready: Path, url: str) -> None:
