@@ -277,7 +277,7 @@ class ControlPlane:
             "--service-account-key-file=sa.pub",
             "--service-account-signing-key-file=sa.key",
             "--service-account-issuer=https://kubernetes.default.svc",
-            "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-cluster-ip-range=198.18.0.0/16",
             "--audit-policy-file=audit-policy.json",
             "--audit-log-path=audit.log",
             "--audit-log-mode=blocking",
