@@ -7,6 +7,7 @@
     manifests.py   pure: a stage of a cycle -> Job
     status.py      pure: conditions and columns
     apply.py       actions -> API
+    cli/           `refrain cycle …`, for people: it reads and writes cycles as kubectl does
 
-`api.py` is the one client; only `observe` and `apply` use it.
+`api.py` is the one client; of the controller only `observe` and `apply` use it.
 """
