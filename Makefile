@@ -61,7 +61,7 @@ experiments: $(READY)  ## planted secrets, and weekly cycles over real mail besi
 	$(BIN)/python benchmarks/experiments/linux_raid.py ../shared/corpora/linux-raid-2019H2 build/experiments/linux-raid
 
 e2e:  ## not yet
-	@echo "make $@: not yet; it comes with the operator" >&2; exit 1
+	@echo "make $@: not yet; it comes with the charts" >&2; exit 1
 
 requirements: | $(BIN)/uv  ## resolve pyproject.toml into requirements.txt again
 	UV_CUSTOM_COMPILE_COMMAND='make requirements' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

@@ -113,7 +113,7 @@ def _environment(wanted: Wanted) -> list[Json]:
         "HOME": _TMP,
         "HF_HOME": f"{_CACHE}/huggingface",
         "PYTHONUNBUFFERED": "1",
-        "REFRAIN_OWNER": f"cluster:{wanted.cycle.namespace}",
+        "REFRAIN_OWNER": f"cluster:{wanted.settings.owner or wanted.cycle.namespace}",
     }
     if wanted.settings.store.ca_config_map:
         said["AWS_CA_BUNDLE"] = f"{_CA}/ca.crt"

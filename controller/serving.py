@@ -1,4 +1,4 @@
-"""`refrain controller`: start, look at what is there and what is allowed, then work until told to stop."""
+"""Behind `refrain controller`: start, look at what is there and what is allowed, then work until told to stop."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import functools
 import logging
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import click
+import kopf
+from prometheus_client import start_http_server
 
+from controller.api import Api, ApiError, connect
+from controller.handlers import registry
 from controller.objects import GROUP, PLURAL
+from controller.reconciler import Reconciler
+from controller.settings import Settings, load_settings
 from jobs.contracts.errors import AccessError, TransientError
-
-if TYPE_CHECKING:
-    from controller.api import Api
-    from controller.settings import Settings
 
 logger = logging.getLogger("refrain.controller")
 
 RIGHTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    (GROUP, PLURAL, ("get", "list", "watch", "delete")),
+    (GROUP, PLURAL, ("list", "watch", "delete")),
     (GROUP, f"{PLURAL}/status", ("patch",)),
     ("batch", "jobs", ("get", "list", "watch", "create", "delete")),
     ("", "pods", ("list", "watch")),
@@ -37,32 +37,9 @@ INFERENCE_RIGHTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 _WAIT_SECONDS = 5
 
 
-@click.command("controller", short_help="Run the Kubernetes operator.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path("/etc/refrain-controller/config.yaml"),
-    show_default=True,
-    help="Settings (controller/settings.py says which there are).",
-)
-@click.option("--health-port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Serves /healthz.")
-@click.option("--metrics-port", type=click.IntRange(0, 65535), default=9090, show_default=True, help="Serves /metrics.")
-@click.option("--log-format", type=click.Choice(["json", "text"]), default="json", show_default=True)
-@click.option("--verbose", is_flag=True, help="Tell each action.")
-def command(*, config: Path, health_port: int, metrics_port: int, log_format: str, verbose: bool) -> None:
-    """Run the operator: it turns the RetrainCycles of one namespace into Jobs, stage by stage.
-
-    It goes by the pod's service account, or by the current kubeconfig; it holds no credentials of the store.
-    """
-    import kopf
-    from prometheus_client import start_http_server
-
-    from controller.api import connect
-    from controller.handlers import registry
-    from controller.reconciler import Reconciler
-    from controller.settings import load_settings
-
-    kopf.configure(verbose=verbose, log_format=kopf.LogFormat.JSON if log_format == "json" else kopf.LogFormat.FULL)
+def serve(config: Path, *, health_port: int, metrics_port: int, as_json: bool, verbose: bool) -> None:
+    """Work until told to stop. Raises ConfigError, MissingInputError and AccessError."""
+    kopf.configure(verbose=verbose, log_format=kopf.LogFormat.JSON if as_json else kopf.LogFormat.FULL)
     for noisy in ("urllib3", "kubernetes"):  # every request, with its body
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = load_settings(config)

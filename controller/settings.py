@@ -106,6 +106,8 @@ class Settings(SettingsModel):
     """What differs in single stages; a cycle's own overrides win."""
     queue_name: str = ""
     """Kueue's LocalQueue that the Jobs wait in."""
+    owner: Annotated[str, Field(max_length=128)] = ""
+    """Who claims the archives in the store, so that no other cluster writes to them; absent: the namespace's name."""
     paused: bool = False
     """Look on, and do nothing."""
     resync_seconds: Annotated[float, Field(gt=0, le=3600)] = 120

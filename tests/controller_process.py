@@ -62,7 +62,6 @@ class Operator:
     settings: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     metrics_port: int = 0
-    _starts: int = 0
 
     @property
     def user(self) -> str:
@@ -70,20 +69,21 @@ class Operator:
 
     # ---- its process
 
-    def start(self) -> Operator:
-        """Start it; it works in the background."""
+    def arguments(self) -> list[str]:
+        """Its arguments, with its settings written down."""
         config = self.folder / "config.yaml"
         config.write_text(yaml.safe_dump({"namespace": self.namespace, "resyncSeconds": 30} | self.settings))
-        self._starts += 1
         self.metrics_port = free_port()
         ports = ["--health-port", str(free_port()), "--metrics-port", str(self.metrics_port)]
-        command = [str(Path(sys.executable).with_name("refrain")), "controller", "--config", str(config), *ports]
+        return ["--config", str(config), *ports, "--log-format", "text", "--verbose"]
+
+    def start(self) -> Operator:
+        """Start it; it works in the background."""
+        command = [str(Path(sys.executable).with_name("refrain")), "controller", *self.arguments()]
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         environment.pop("KUBERNETES_SERVICE_HOST", None)
         with (self.folder / "controller.log").open("ab") as output:
-            self.process = programs.start(
-                [*command, "--log-format", "text", "--verbose"], output, env=environment, cwd=self.folder
-            )
+            self.process = programs.start(command, output, env=environment, cwd=self.folder)
         return self
 
     def kill(self) -> None:

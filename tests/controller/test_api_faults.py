@@ -15,6 +15,10 @@ from cluster.api_proxy import ApiAnswer, ApiProxy, ApiRequest, api_proxied
 from cluster.kubelet import Play
 from controller_process import ACCOUNT, CYCLES, Operator, operator, played, stage_of
 from controller_world import WINNER
+from inference_pods import PORT, Serving, deployment
+
+from controller.objects import STAGE
+from controller.serving import INFERENCE_RIGHTS, RIGHTS
 
 if TYPE_CHECKING:
     from cluster.control_plane import ControlPlane
@@ -168,3 +172,33 @@ def _hanging(made: Operator, kubelet: Kubelet, **play: Any) -> str:
         return str(pods[0]["metadata"]["name"])
 
     return wait_for(running, 60, "its pod runs")
+
+
+def test_rights_are_just_those_that_are_used(
+    control_plane: ControlPlane, kubelet: Kubelet, proxy: ApiProxy, namespace: str, tmp_path: Path
+) -> None:
+    """A training on two nodes, a suspension, a promotion, an end by ttl, and every answer to a write lost once."""
+    serving = Serving()
+    kubelet.offer_gpus(4)
+    kubelet.rule = lambda pod: serving.play(pod) if pod["metadata"]["labels"].get("app") == "serve" else played(pod)
+    control_plane.api.create(deployment(), namespace)
+    inference = {"deployment": "serve", "archive": "workshop", "port": PORT}
+    since = control_plane.mark()
+    with operator(control_plane, namespace, tmp_path, inference=inference) as made:
+        made.kubeconfig = proxy.kubeconfig(namespace, ACCOUNT)
+        proxy.every_write = Once(lose_answer)
+        good = kubelet.rule
+        kubelet.rule = lambda pod: Play(hang=True) if pod["metadata"]["labels"].get(STAGE) == "sample" else good(pod)
+        made.start().create("w1", training={"nodes": 2}, ttlSecondsAfterFinished=20)
+        made.wait_stage("w1", "sample", SECONDS)
+        made.edit("w1", suspend=True)
+        made.wait("w1", "Suspended", SECONDS)
+        kubelet.rule = good
+        made.edit("w1", suspend=False)
+        made.wait("w1", "Promoted", SECONDS)
+        wait_for(lambda: control_plane.api.find(CYCLES, "w1", namespace) is None, 90, "its time is up")
+        events = control_plane.audit(since, user=made.user, namespace=namespace)
+    assert [event for event in events if event.code == 403] == []
+    used = {event.right for event in events if event.group != "authorization.k8s.io"}
+    given = {(verb, resource, group) for group, resource, verbs in RIGHTS + INFERENCE_RIGHTS for verb in verbs}
+    assert used == given

@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 def _serve(arguments: list[str], log: str, kubeconfig: str) -> None:
     """The controller, in a process that has been forked."""
-    from controller.serving import command
+    from controller.command import command
 
     os.environ["KUBECONFIG"] = kubeconfig
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
