@@ -18,7 +18,7 @@ from jobs.assignments.table import LogTable
 from jobs.contracts.artifacts import data_key
 from jobs.contracts.errors import IntegrityError
 from jobs.contracts.records import SPLITS
-from jobs.contracts.store import Store, StoreOptions, open_store
+from jobs.contracts.store import Store, StoreOptions, open_archive, open_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,8 +38,8 @@ class Archive:
 
     @classmethod
     def open(cls, url: str, options: StoreOptions | None = None, *, read_only: bool = False) -> Archive:
-        """The archive at a URL or in a folder; see `open_store` for what it raises."""
-        return cls(open_store(url, options, read_only=read_only))
+        """The archive at a URL or in a folder; see `open_store` and `open_archive` for what it raises."""
+        return cls(open_archive(url, options) if read_only else open_store(url, options))
 
     def snapshot(self, *, digests: bool = False) -> Snapshot:
         """The log as it is now: head, headers, and rows as columns; with message digests to look up, if asked for.

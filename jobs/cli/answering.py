@@ -14,9 +14,9 @@ import orjson
 
 from jobs.contracts.artifacts import BASE_KEY, artifact_key
 from jobs.contracts.errors import ConfigError, MissingInputError, UsageError
-from jobs.contracts.markers import newest_indexed_cycle, read_marker
+from jobs.contracts.markers import cycles_of, newest_indexed_cycle, read_marker
 from jobs.contracts.records import Json
-from jobs.contracts.store import Store, StoreOptions, open_store
+from jobs.contracts.store import Store, StoreOptions, open_archive
 from jobs.files import scratch_folder
 from jobs.production import bring_adapter, records
 from jobs.retrieval.query import Hit, Mode, Passage, Query
@@ -30,6 +30,7 @@ Source = tuple[Hit, Passage]
 ASKER = "asker@localhost"
 """Whose mail a question is."""
 _SUBJECT_CHARS = 100
+_CYCLES_SHOWN = 12
 _MIDNIGHT = "0000-01-01T00:00:00Z"
 """What is added to the beginning of a time."""
 
@@ -81,7 +82,7 @@ class Answerer(AbstractContextManager["Answerer"]):
         self._store: Store | None = None
         self._options = StoreOptions.from_environment()
         if wanted.store_url:
-            self._store = open_store(wanted.store_url, self._options, read_only=True)
+            self._store = open_archive(wanted.store_url, self._options)
         self._notes: list[str] = []
 
     def __enter__(self) -> Self:
@@ -141,9 +142,7 @@ class Answerer(AbstractContextManager["Answerer"]):
             return None
         marker = read_marker(self._store, "index", cycle)
         if marker is None:
-            raise MissingInputError(
-                f"index of cycle {cycle} has not finished", where=self._store.url, hint="run `refrain index` first"
-            )
+            raise _not_indexed(self._store, cycle)
         path = self._scratch / "index.json"
         path.write_bytes(self._store.get(artifact_key(cycle, "index", "vector_index")))
         return path
@@ -153,7 +152,8 @@ class Answerer(AbstractContextManager["Answerer"]):
             self._notes.append("the index holds no passage: the answer draws on no mail")
         (hits,) = index.search([Query(asked.text, before=asked.before)], k=asked.top_k, mode=asked.mode)
         if len(index) and not hits:
-            self._notes.append("no mail was found")
+            memory = "" if self._wanted.sources_only else ": the model answers from memory alone"
+            self._notes.append(f"no mail was found{memory}")
         return [(hit, index.passage(hit.passage_id)) for hit in hits]
 
     # ---- the model
@@ -230,6 +230,18 @@ class Answerer(AbstractContextManager["Answerer"]):
                     self._notes.append(f"the model reads the best {number} of the {len(sources)} sources: no more fit")
                 return ids
         return ids
+
+
+def _not_indexed(store: Store, cycle: str) -> MissingInputError:
+    """The error for a cycle without an index, or without anything."""
+    known = cycles_of(store)
+    if cycle in known:
+        hint = "run `refrain index` first"
+        return MissingInputError(f"index of cycle {cycle} has not finished", where=store.url, hint=hint)
+    hint = f"there are {', '.join(known[-_CYCLES_SHOWN:])}" if known else "there is none yet"
+    if len(known) > _CYCLES_SHOWN:
+        hint += f", and {len(known) - _CYCLES_SHOWN} before them"
+    return MissingInputError(f"there is no cycle {cycle}", where=store.url, hint=hint)
 
 
 def prompt_parts(asked: Asked, sources: Sequence[Source]) -> tuple[str, list[tuple[str, str, str]], str, str]:

@@ -148,10 +148,10 @@ def _with_base(flags: dict[str, Any], store: str = "") -> dict[str, Any]:
     import orjson
 
     from jobs.contracts.artifacts import BASE_KEY
-    from jobs.contracts.store import StoreOptions, open_store
+    from jobs.contracts.store import StoreOptions, open_archive
 
     if flags["base"] is None and store:
-        archive = open_store(store, StoreOptions.from_environment(), read_only=True)
+        archive = open_archive(store, StoreOptions.from_environment())
         settled = orjson.loads(archive.get(BASE_KEY)) if archive.exists(BASE_KEY) else {}
         flags |= {"base": settled.get("base"), "revision": flags["revision"] or settled.get("revision")}
     if flags["base"] is None:

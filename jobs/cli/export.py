@@ -55,10 +55,10 @@ def command(
     if options.is_store_alone(store, "adapter", "base", "revision", "decision"):
         if seq is not None and cycle is not None:
             raise UsageError("both --seq and --cycle are given", hint="leave one out")
-        from jobs.contracts.store import StoreOptions, open_store
+        from jobs.contracts.store import StoreOptions, open_archive
         from jobs.production import bring_adapter
 
-        opened = open_store(store or "", StoreOptions.from_environment(), read_only=True)
+        opened = open_archive(store or "", StoreOptions.from_environment())
         record = _record(opened, seq, cycle)
         with scratch_folder("refrain-export-") as scratch:
             folder = bring_adapter(opened, record, scratch / "adapter")

@@ -124,10 +124,10 @@ def _require_sense(*, rollback: bool, to: int | None, history: bool, store: str 
 
 
 def _opened(url: str, *, read_only: bool) -> Store:
-    from jobs.contracts.store import StoreOptions, open_store
+    from jobs.contracts.store import StoreOptions, open_archive, open_store
 
     environment = StoreOptions.from_environment()
-    reading = open_store(url, environment, read_only=True)  # a mistyped URL must not begin a store
+    reading = open_archive(url, environment)  # a mistyped URL must not begin a store
     return reading if read_only else open_store(url, environment)
 
 

@@ -189,11 +189,11 @@ def _over_store(config: Any, store: str, cycle: str, *, attempt: int, again: boo
     import orjson
 
     from jobs.contracts.artifacts import artifact_key
-    from jobs.contracts.store import StoreOptions, open_store
+    from jobs.contracts.store import StoreOptions, open_archive
     from jobs.selection.report import sentence_of, table_of
 
     options.in_store("select", config, store, cycle, again=again, attempt=attempt)
-    opened = open_store(store, StoreOptions.from_environment(), read_only=True)
+    opened = open_archive(store, StoreOptions.from_environment())
     said = orjson.loads(opened.get(artifact_key(cycle, "select", "decision", attempt)))
     for line in [*table_of(said), sentence_of(said), *(f"refrain: note: {note}" for note in said["notes"])]:
         _say(line)

@@ -210,9 +210,9 @@ def _settled_base(url: str) -> str | None:
     import orjson
 
     from jobs.contracts.artifacts import BASE_KEY
-    from jobs.contracts.store import StoreOptions, open_store
+    from jobs.contracts.store import StoreOptions, open_archive
 
-    store = open_store(url, StoreOptions.from_environment(), read_only=True)
+    store = open_archive(url, StoreOptions.from_environment())
     return str(orjson.loads(store.get(BASE_KEY))["base"]) if store.exists(BASE_KEY) else None
 
 

@@ -54,6 +54,11 @@ def read_result(store: Store, stage: str, cycle: str, attempt: int = 0) -> Json 
     return next((one["result"] for one in of_stage), None)
 
 
+def cycles_of(store: Store) -> list[str]:
+    """The names of all cycles that have left something in a store, ascending."""
+    return sorted({key.split("/")[1] for key in store.list("cycles/")})
+
+
 def newest_indexed_cycle(store: Store) -> str | None:
     """The cycle whose index is of the newest window; of several, the last by name. None where there is none."""
     newest: tuple[int, str] | None = None

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote
 
-from jobs.contracts.errors import UsageError
+from jobs.contracts.errors import MissingInputError, UsageError
 
 _MAX_KEY_BYTES = 1000  # S3 takes 1,024, the archive's own prefix included
 
@@ -149,3 +150,30 @@ def open_store(url: str, options: StoreOptions | None = None, *, read_only: bool
 
         prove_conditional_writes(store)
     return store
+
+
+_OF_ARCHIVES = ("assignments/", "cycles/")
+"""Where an archive's first keys are."""
+_KEYS_LOOKED_AT = 10_000
+
+
+def open_archive(url: str, options: StoreOptions | None = None) -> Store:
+    """The store of an archive, to read from; one without any passes for an empty archive.
+
+    Raises what `open_store` does, and MissingInputError where an archive lies not there but one folder further down.
+    """
+    store = open_store(url, options, read_only=True)
+    if any(next(store.list(first), None) for first in _OF_ARCHIVES):
+        return store
+    below = {name for key in islice(store.list(), _KEYS_LOOKED_AT) if (name := _archive_of(key))}
+    if not below:
+        return store
+    first, *others = (f"{url.rstrip('/')}/{name}" for name in sorted(below))
+    also = f", and in {', '.join(others)}" if others else ""
+    raise MissingInputError(f"no archive in {url}; there is one in {first}{also}", hint="name it with --store")
+
+
+def _archive_of(key: str) -> str | None:
+    """The first part of a key of an archive that lies below the store."""
+    name, _, rest = key.partition("/")
+    return name if rest.startswith(_OF_ARCHIVES) else None

@@ -114,7 +114,9 @@ def test_the_date_cuts(files: Path, embedder: str, capfd: pytest.CaptureFixture[
     refrain("index", "--embedding-model", embedder)
     early = asked(capfd, "--before", "2024-01-03", "--top-k", 9)
     assert {one["message_id"] for one in early["sources"]} == {"who@x", "cake@x"}
-    assert asked(capfd, "--before", "2023")["sources"] == []
+    nothing = asked(capfd, "--before", "2023")
+    assert (nothing["sources"], nothing["notes"][0]) == ([], "no mail was found: the model answers from memory alone")
+    assert asked(capfd, "--before", "2023", "--sources-only")["notes"] == ["no mail was found"]
     assert refrain("ask", "who?", "--before", "yesterday") == 2
     assert "not a date: 'yesterday'" in capfd.readouterr().err
 
@@ -240,7 +242,16 @@ def test_what_is_missing_is_said(
     assert refrain("ask", "who?", "--store", url, "--base", base, "--max-new-tokens", 2) == 0
     assert "there is no index: the answer draws on no mail" in capfd.readouterr().err
     assert refrain("ask", "who?", "--store", url, "--cycle", "w9") == 66
-    assert "index of cycle w9 has not finished" in capfd.readouterr().err
+    assert "there is no cycle w9\n  there is none yet" in capfd.readouterr().err
+    for cycle in ("w1", "w2"):
+        archive.store.put(f"cycles/{cycle}/parse/cursor.json", b"{}")
+    assert refrain("ask", "who?", "--store", url, "--cycle", "w9") == 66
+    assert "there is no cycle w9\n  there are w1, w2" in capfd.readouterr().err
+    assert refrain("ask", "who?", "--store", url, "--cycle", "w1") == 66
+    assert "index of cycle w1 has not finished" in capfd.readouterr().err
+    for command in (["ask", "who?", "--store"], ["promote", "--history", "--store"], ["log", "verify"]):
+        assert refrain(*command, here.as_uri()) == 66
+        assert f"no archive in {here.as_uri()}; there is one in {url}\n" in capfd.readouterr().err
     assert refrain("ask", "who?", "--vector-db", here / "none") == 66
     assert refrain("ask", " ", "--store", url) == 2
     assert "the question is empty" in capfd.readouterr().err

@@ -30,7 +30,7 @@ from jobs.contracts.errors import (
     UnfitStoreError,
     UsageError,
 )
-from jobs.contracts.store import Store, StoreOptions, open_store
+from jobs.contracts.store import Store, StoreOptions, open_archive, open_store
 from jobs.contracts.store_probe import NUM_RACERS, prove_conditional_writes
 
 if TYPE_CHECKING:
@@ -75,6 +75,22 @@ def test_absent_objects(store: Store) -> None:
     assert not store.exists("a")
     with pytest.raises(MissingInputError):
         store.get("a")
+
+
+def test_an_archive_below_the_place_that_was_named_is_pointed_at(new_store: NewStore) -> None:
+    url = new_store()
+    open_store(url).put("pictures/cat", b"")
+    assert list(open_archive(url).list()) == ["pictures/cat"]
+    open_store(url).put("raid/cycles/w1/parse/cursor.json", b"{}")
+    with pytest.raises(MissingInputError) as caught:
+        open_archive(url)
+    assert caught.value.what == f"no archive in {url}; there is one in {url}/raid"
+    open_store(url).put("linux/assignments/0.json", b"{}")
+    with pytest.raises(MissingInputError, match=r"there is one in .*/linux, and in .*/raid"):
+        open_archive(url)
+    assert open_archive(f"{url}/raid").exists("cycles/w1/parse/cursor.json")
+    open_store(url).put("cycles/w1/parse/cursor.json", b"{}")
+    assert open_archive(url).exists("raid/cycles/w1/parse/cursor.json")
 
 
 def test_delete(store: Store) -> None:
