@@ -61,10 +61,15 @@ def _run_beside(handlers: kopf.OperatorRegistry, reconciler: Reconciler) -> None
 
     @kopf.on.probe(id="resync_seconds_ago", registry=handlers)
     def resync_is_recent(**_: Any) -> float:
-        age = time.monotonic() - reconciler.last_resync
-        if age > _STALE_RESYNCS * max(reconciler.settings.resync_seconds, 60):
-            raise kopf.PermanentError(f"the last resync was {age:.0f} s ago")
-        return age
+        return age_of(reconciler)
+
+
+def age_of(reconciler: Reconciler) -> float:
+    """Seconds since the last resync; PermanentError, which makes the liveness probe fail, where it is too old."""
+    age = time.monotonic() - reconciler.last_resync
+    if age > _STALE_RESYNCS * max(reconciler.settings.resync_seconds, 60):
+        raise kopf.PermanentError(f"the last resync was {age:.0f} s ago")
+    return age
 
 
 def _watch(handlers: kopf.OperatorRegistry, reconciler: Reconciler) -> None:

@@ -23,6 +23,7 @@ from controller.objects import (
     STAGE,
     VERSION,
     Json,
+    label_value,
 )
 from controller.pods import DOCUMENT, FILE, TERMINATION_LOG, Wanted, override_of, pod_spec
 from controller.settings import PROGRESS_PORT
@@ -87,7 +88,7 @@ def ranks_service(wanted: Wanted, entry: StageStatus) -> Json | None:
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
-            "selector": {CYCLE: wanted.cycle.name, STAGE: "train"},
+            "selector": {CYCLE: label_value(wanted.cycle.name), STAGE: "train"},
             "ports": [{"name": "rendezvous", "port": _RENDEZVOUS_PORT}],
         },
     }
@@ -153,7 +154,7 @@ def _labels(wanted: Wanted, entry: StageStatus, component: str) -> dict[str, str
         MANAGED_BY: MANAGER,
         COMPONENT: component,
         ARCHIVE: wanted.cycle.archive,
-        CYCLE: wanted.cycle.name,
+        CYCLE: label_value(wanted.cycle.name),
         STAGE: component,
         ATTEMPT: str(entry.attempt),
         RUN: str(entry.run),

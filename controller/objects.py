@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -46,6 +47,11 @@ def labels(thing: Mapping[str, Any]) -> Mapping[str, str]:
 def annotations_of(thing: Mapping[str, Any]) -> Mapping[str, str]:
     """Its annotations."""
     return thing["metadata"].get("annotations") or {}
+
+
+def label_value(text: str) -> str:
+    """A name as a label has it: at most 63 characters; of a longer one the beginning, and a digest of it all."""
+    return text if len(text) <= 63 else f"{text[:50].rstrip('-.')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def owner_uid(thing: Mapping[str, Any]) -> str:

@@ -85,14 +85,13 @@ def pod_spec(wanted: Wanted, row: stages.Stage, arguments: list[str]) -> Json:
 def _volumes(wanted: Wanted, row: stages.Stage) -> tuple[list[Json], list[Json]]:
     """The pod's volumes, and where its container has them."""
     settings = wanted.settings
-    scratch: Json = {"emptyDir": {"sizeLimit": settings.scratch_size}}
     places: list[tuple[str, Json, Json]] = [
         ("cycle", {"downwardAPI": {"items": [_document_item()]}}, {"mountPath": _FOLDER, "readOnly": True}),
-        ("tmp", scratch, {"mountPath": _TMP}),
+        ("tmp", _scratch(wanted), {"mountPath": _TMP}),
     ]
     if row.image == "heavy" or row.name == "split":  # split counts tokens by the base model's tokenizer
         claim = settings.model_cache_claim
-        cache = {"persistentVolumeClaim": {"claimName": claim}} if claim else scratch
+        cache = {"persistentVolumeClaim": {"claimName": claim}} if claim else _scratch(wanted)
         places.append(("cache", cache, {"mountPath": _CACHE}))
     if row.image == "heavy":
         memory = {"emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory_size}}
@@ -101,6 +100,10 @@ def _volumes(wanted: Wanted, row: stages.Stage) -> tuple[list[Json], list[Json]]
         volume = {"configMap": {"name": settings.store.ca_config_map}}
         places.append(("ca", volume, {"mountPath": _CA, "readOnly": True}))
     return [{"name": name, **volume} for name, volume, _ in places], [{"name": name, **at} for name, _, at in places]
+
+
+def _scratch(wanted: Wanted) -> Json:
+    return {"emptyDir": {"sizeLimit": wanted.settings.scratch_size}}
 
 
 def _document_item() -> Json:

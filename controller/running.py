@@ -13,7 +13,7 @@ from controller.promoting import is_cleared
 from controller.status import shortened
 from jobs.contracts import stages
 from jobs.contracts.cycle.status import Adapter, Decision, LogHead, StageStatus
-from jobs.contracts.errors import MissingInputError
+from jobs.contracts.errors import MissingInputError, permanent_exit_codes
 from jobs.contracts.progression import FIRST_STEP, Step, ended_as, next_step, why_skipped
 from jobs.contracts.termination import Termination, decode
 
@@ -149,7 +149,9 @@ def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any
     """A Job has failed: for good, or, where it is all ranks' or a node's doing, to be begun again."""
     told = _told(p, job, entry)
     words = _words(told) or str(failed.get("message", "its Job failed"))
-    is_permanent = failed.get("reason") == "PodFailurePolicy"
+    # torchrun ends with a code of its own: what rank 0 has told counts too.
+    told_code = told.failure.exit_code if told and told.failure else 0
+    is_permanent = failed.get("reason") == "PodFailurePolicy" or told_code in permanent_exit_codes()
     if not is_permanent and _is_many(p, entry) and entry.losses < stages.stage(entry.name).retries:
         p.emit("RanksLost", f"{entry.name} is begun again on all nodes: {words}", is_warning=True)
         _begin_again(p, entry)

@@ -57,8 +57,6 @@ def serve(config: Path, *, health_port: int, metrics_port: int, as_json: bool, v
 
 def _wait_until_ready(api: Api, settings: Settings) -> None:
     """Wait for the API server and for the CRD; AccessError where a right is missing."""
-    from controller.api import ApiError
-
     while True:
         try:
             _require_rights(api, settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from controller.cycles import Cycle
-from controller.objects import CYCLE, labels
+from controller.objects import CYCLE, label_value, labels
 from controller.observed import Observed
 
 
@@ -44,7 +44,7 @@ def _next_turn(cycle: Cycle, observed: Observed) -> Turn:
     blocking = blocking or next((one for one in waiting if one.has_started and one.uid != cycle.uid), None)
     if blocking is not None and not (cycle.has_started and cycle.order < blocking.order):
         return _behind(blocking)
-    if pod := next((pod for pod in observed.live_pods() if labels(pod).get(CYCLE) != cycle.name), None):
+    if pod := next((pod for pod in observed.live_pods() if labels(pod).get(CYCLE) != label_value(cycle.name)), None):
         return Turn(is_come=False, reason="PodsLeft", message=f"a pod of {labels(pod).get(CYCLE)} has yet to end")
     if cycle.has_started:
         return Turn(is_come=True)

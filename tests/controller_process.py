@@ -62,6 +62,7 @@ class Operator:
     settings: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     metrics_port: int = 0
+    health_port: int = 0
 
     @property
     def user(self) -> str:
@@ -73,8 +74,8 @@ class Operator:
         """Its arguments, with its settings written down."""
         config = self.folder / "config.yaml"
         config.write_text(yaml.safe_dump({"namespace": self.namespace, "resyncSeconds": 30} | self.settings))
-        self.metrics_port = free_port()
-        ports = ["--health-port", str(free_port()), "--metrics-port", str(self.metrics_port)]
+        self.metrics_port, self.health_port = free_port(), free_port()
+        ports = ["--health-port", str(self.health_port), "--metrics-port", str(self.metrics_port)]
         return ["--config", str(config), *ports, "--log-format", "text", "--verbose"]
 
     def start(self) -> Operator:

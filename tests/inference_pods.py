@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster.kubelet import Play
 
@@ -16,6 +16,37 @@ if TYPE_CHECKING:
     from cluster.api import Object
 
 PORT = 18_000
+
+
+@contextlib.contextmanager
+def served(address: str, port: int, answer: Callable[[str, Object], Object], token: str = "") -> Iterator[None]:
+    """A small real HTTP server that answers JSON with JSON, while the block runs. What changes it needs the token."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def do_GET(self) -> None:
+            self._answer({})
+
+        def _answer(self, body: Object) -> None:
+            is_refused = self.path == "/v1/adapter" and self.headers["Authorization"] != f"Bearer {token}"
+            data = json.dumps({} if is_refused else answer(self.path, body)).encode()
+            self.send_response(401 if is_refused else 200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer((address, port), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @dataclass
@@ -33,37 +64,18 @@ class Serving:
         """A small real HTTP server with the API of the inference server, on the pod's own address."""
         name = pod["metadata"]["name"]
         began_with = pod["metadata"].get("annotations", {}).get("refrain.dev/adapter", "")
-        serving = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                if self.path == "/v1/adapter":
-                    assert self.headers["Authorization"] == "Bearer let-me"
-                    serving.loaded[name] = f"{body['adapter'] or ''}@{body['sha256']}"
-                    answer: Any = {}
-                else:
-                    serving.asked.append(name)
-                    adapter = serving.answers_with(serving.loaded.get(name, began_with))
-                    content = {"role": "assistant", "content": f"I am {name}"}
-                    answer = {"choices": [{"message": content}], "refrain": {"adapter": adapter}}
-                data = json.dumps(answer).encode()
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+        def answer(path: str, body: Object) -> Object:
+            if path == "/v1/adapter":
+                self.loaded[name] = f"{body['adapter'] or ''}@{body['sha256']}"
+                return {}
+            self.asked.append(name)
+            adapter = self.answers_with(self.loaded.get(name, began_with))
+            content = {"role": "assistant", "content": f"I am {name}"}
+            return {"choices": [{"message": content}], "refrain": {"adapter": adapter}}
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        server = ThreadingHTTPServer((pod["status"]["podIP"], PORT), Handler)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        thread.start()
-        try:
+        with served(pod["status"]["podIP"], PORT, answer, token="let-me"):
             yield
-        finally:
-            server.shutdown()
-            server.server_close()
 
     def play(self, pod: Object) -> Play:
         return Play(hang=True, during=self.server, ready=self.is_ready)

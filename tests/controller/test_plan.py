@@ -212,6 +212,34 @@ class TestFailures:
         assert world.condition("w1", "Succeeded")[1] == "JobRefused"  # type: ignore[index]
 
 
+class TestAdmission:
+    def test_a_job_that_kueue_holds_is_queued(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        (name,) = world.running()
+        world.jobs[name]["spec"]["suspend"] = True
+        world.pods.clear()
+        world.settle()
+        assert world.status("w1").state == "Queued"
+        assert world.condition("w1", "Progressing")[:2] == ("Unknown", "Admission")  # type: ignore[index]
+        world.jobs[name]["spec"]["suspend"] = False
+        world.add_pod(name)
+        world.settle()
+        assert world.status("w1").state == "Running"
+        assert world.run() == ALL[5:]
+
+
+class TestClocks:
+    def test_a_clock_that_jumps_changes_nothing_but_deadlines(self, world: World) -> None:
+        world.add("w1", stages={"train": {"deadlineSeconds": 7200}})
+        world.run(until="train")
+        world.now -= timedelta(days=400)
+        assert world.look() == 0
+        world.now += timedelta(days=400, hours=1)
+        assert world.look() == 0
+        assert world.run()[-1] == "promote"
+
+
 class TestSuspension:
     def test_it_stops_the_job_and_goes_on_with_the_next(self, world: World) -> None:
         world.add("w1")
@@ -549,6 +577,19 @@ class TestEnds:
         world.settle()
         assert "train-0-1" in world.running()[0]
         assert world.run()[-1] == "promote"
+
+    def test_many_nodes_are_not_begun_again_for_an_error_that_would_come_again(self, world: World) -> None:
+        """torchrun ends with 1, whatever its ranks end with."""
+        world.add("w1", training={"nodes": 2})
+        world.run(until="train")
+        world.fail(InputError("the base model is cut"), reason="BackoffLimitExceeded")
+        world.settle()
+        assert world.status("w1").state == "Failed"
+
+    def test_a_long_name_is_shortened_in_labels(self, world: World) -> None:
+        world.add("w" * 200)
+        assert world.run()[-1] == "promote"
+        assert all(len(text) <= 63 for job in world.jobs.values() for text in job["metadata"]["labels"].values())
 
     def test_conditions_hold_of_the_spec_as_it_stands_now(self, world: World) -> None:
         """`kubectl wait` passes over a condition of an older generation."""

@@ -1,0 +1,132 @@
+"""Jobs and Services as they are created: YAML goldens, input and output side by side in `goldens/`.
+
+REFRAIN_WRITE_GOLDENS=1 pytest tests/controller/test_manifests.py     writes the outputs anew
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from controller_world import START
+
+from controller.cycles import read_cycle
+from controller.manifests import asking_job, document, job_name, ranks_service, stage_job
+from controller.objects import SPEC_HASH
+from controller.observed import Observed
+from controller.planning import Planning
+from controller.settings import Settings
+from jobs.contracts.cycle import RetrainCycle
+from jobs.contracts.cycle.status import StageStatus
+from jobs.contracts.errors import permanent_exit_codes
+from jobs.contracts.progression import Step
+from jobs.contracts.stages import STAGES
+
+GOLDENS = Path(__file__).parent / "goldens"
+INPUTS = sorted(path.name.removesuffix(".input.yaml") for path in GOLDENS.glob("*.input.yaml"))
+
+
+def wanted(given: dict[str, Any]) -> tuple[Planning, StageStatus]:
+    metadata = {"name": "w1", "namespace": "mail", "uid": "uid-1", "resourceVersion": "7", "generation": 1}
+    metadata["creationTimestamp"] = "2026-01-05T03:00:00Z"
+    cycle = read_cycle({"metadata": metadata, "spec": given["spec"], "status": given.get("status", {})})
+    assert cycle.spec is not None, cycle.problem
+    settings = Settings.model_validate({"namespace": "mail"} | given.get("settings", {}))
+    planning = Planning(cycle, Observed((cycle,)), settings, START)
+    stage, attempt, run = given["stage"], given.get("attempt", 0), given.get("run", 0)
+    name = job_name(cycle.uid, cycle.name, Step(stage, attempt), run)
+    entry = StageStatus(
+        name=stage, attempt=attempt, run=run, state="Running", job=name, started_at="2026-01-05T03:00:00Z"
+    )
+    return planning, entry
+
+
+@pytest.mark.parametrize("name", INPUTS)
+def test_golden(name: str) -> None:
+    given = yaml.safe_load((GOLDENS / f"{name}.input.yaml").read_text())
+    planning, entry = wanted(given)
+    made = [asking_job(planning, entry)] if given.get("asks") else [stage_job(planning, entry)]
+    made += [service for service in [ranks_service(planning, entry)] if service]
+    path = GOLDENS / f"{name}.output.yaml"
+    if os.environ.get("REFRAIN_WRITE_GOLDENS"):
+        path.write_text(yaml.safe_dump_all(made, sort_keys=False))
+    assert made == list(yaml.safe_load_all(path.read_text()))
+
+
+def test_there_are_goldens() -> None:
+    assert len(INPUTS) >= 7
+
+
+def _pod(stage: str, **given: Any) -> Any:
+    spec = {"archive": "a", "store": {"url": "s3://b"}, "model": {"base": "org/model"}} | given.pop("spec", {})
+    planning, entry = wanted({"spec": spec, "stage": stage} | given)
+    return stage_job(planning, entry)["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize("stage", [row.name for row in STAGES])
+def test_every_pod_is_restricted_bounded_and_without_a_token(stage: str) -> None:
+    pod = _pod(stage)
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["resources"]["requests"]["cpu"]
+    assert container["resources"]["limits"]["memory"]
+    row = next(row for row in STAGES if row.name == stage)
+    assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (row.device == "gpu")
+
+
+def test_permanent_errors_fail_the_job_and_disruptions_do_not_count() -> None:
+    planning, entry = wanted(
+        {"spec": {"archive": "a", "store": {"url": "s3://b"}, "model": {"base": "m/m"}}, "stage": "train"}
+    )
+    first, second = stage_job(planning, entry)["spec"]["podFailurePolicy"]["rules"]
+    assert first == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    assert second["onExitCodes"]["values"] == permanent_exit_codes()
+    assert 75 not in permanent_exit_codes()
+    assert 143 not in permanent_exit_codes()
+
+
+def test_a_stage_reads_a_cycle_that_is_one() -> None:
+    spec = {
+        "archive": "a",
+        "store": {"url": "s3://b"},
+        "model": {"base": "m/m"},
+        "sources": [{"mbox": "s3://mail/2.mbox"}],
+        "stages": {"train": {"labels": {"x": "y"}}},
+        "suspend": False,
+    }
+    status = {"takenSources": [{"mbox": "s3://mail/1.mbox"}]}
+    planning, _ = wanted({"spec": spec, "stage": "parse", "status": status})
+    said = document(planning.cycle)
+    read = RetrainCycle.model_validate(said)
+    assert [one.mbox for one in read.spec.sources] == ["s3://mail/1.mbox", "s3://mail/2.mbox"]
+    assert set(said["spec"]) == {"archive", "store", "model", "sources"}
+
+
+def test_names_fit_and_differ() -> None:
+    long = "a" * 63
+    names = {
+        job_name(uid, long, Step(row.name, attempt), run)
+        for uid in ("one", "two")
+        for row in STAGES
+        for attempt in (0, 10)
+        for run in (0, 99)
+    }
+    assert len(names) == 2 * len(STAGES) * 4
+    assert all(len(name) <= 52 and name[0].isalnum() and name == name.lower() for name in names)
+
+
+def test_a_different_job_has_another_hash() -> None:
+    one, other = (
+        stage_job(
+            *wanted({"spec": {"archive": "a", "store": {"url": "s3://b"}, "model": {"base": base}}, "stage": "train"})
+        )
+        for base in ("m/one", "m/two")
+    )
+    assert one["metadata"]["annotations"][SPEC_HASH] != other["metadata"]["annotations"][SPEC_HASH]
