@@ -1,4 +1,4 @@
-"""The controller as a process of its own, with a service account of its own and the rights that it says it needs."""
+"""The controller as a process of its own, with its own service account and the Role that users apply."""
 
 from __future__ import annotations
 
@@ -20,35 +20,16 @@ from cluster.kubelet import Play
 from controller_world import RESULTS, spec_of
 from servers.s3 import free_port
 
-from controller.serving import INFERENCE_RIGHTS, RIGHTS
 from jobs.contracts.termination import encode_error, encode_result
 
 if TYPE_CHECKING:
     from cluster.control_plane import ControlPlane
 
-CRD = Path(__file__).parents[1] / "crds" / "refrain.dev_retraincycles.yaml"
+ROOT = Path(__file__).parents[1]
+CRD = ROOT / "crds" / "refrain.dev_retraincycles.yaml"
+ROLE = ROOT / "examples" / "operator" / "rbac.yaml"
 ACCOUNT = "refrain-controller"
 CYCLES = "refrain.dev/v1alpha1/RetrainCycle"
-
-
-def role() -> list[Object]:
-    """The account, and a Role of exactly the rights that the controller says it needs."""
-    rules = [
-        {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
-        for group, resource, verbs in RIGHTS + INFERENCE_RIGHTS
-    ]
-    group = "rbac.authorization.k8s.io"
-    return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": ACCOUNT}},
-        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": ACCOUNT}, "rules": rules},
-        {
-            "apiVersion": f"{group}/v1",
-            "kind": "RoleBinding",
-            "metadata": {"name": ACCOUNT},
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": ACCOUNT},
-            "subjects": [{"kind": "ServiceAccount", "name": ACCOUNT}],
-        },
-    ]
 
 
 @dataclass
@@ -177,7 +158,7 @@ def operator(
 ) -> Iterator[Operator]:
     """A controller for a namespace, not yet started; ended with the block."""
     control_plane.apply(CRD.read_text())
-    control_plane.apply(role(), namespace)
+    control_plane.apply(ROLE.read_text(), namespace)
     kubeconfig = kubeconfig or control_plane.service_account_kubeconfig(namespace, ACCOUNT)
     made = Operator(control_plane, namespace, folder, kubeconfig, settings)
     try:

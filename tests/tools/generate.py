@@ -3,23 +3,34 @@
     python tests/tools/generate.py            write them
     python tests/tools/generate.py --check    exit 1 where one is stale
 
-Tables of README.md and docs/operate.md stand between `<!-- name -->` and `<!-- /name -->`; the
-CustomResourceDefinition is a file of its own.
+Tables of README.md and docs/ stand between `<!-- name -->` and `<!-- /name -->`; the CustomResourceDefinition
+and the controller's Role are files of their own.
 """
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+import yaml
+from pydantic import BaseModel
 
 from controller.cli import advice
 from controller.crd import CRD_FILE, crd_yaml
+from controller.serving import INFERENCE_RIGHTS, RIGHTS
+from controller.settings import Settings, SettingsModel
 from jobs.cli import COMMANDS
 from jobs.contracts.artifacts import ARTIFACTS
 from jobs.contracts.errors import RefrainError
 from jobs.contracts.stages import STAGES
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -59,9 +70,66 @@ def reason_tables() -> str:
     return "\n".join(advice.page()).rstrip()
 
 
+def settings_table() -> str:
+    """The controller's settings, those of its parts with dots."""
+    return "\n".join(["| setting | default | |", "|---|---|---|", *_settings_rows(Settings)])
+
+
+def _settings_rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        said = f"{prefix}{field.alias or name}"
+        inner = next((one for one in (field.annotation, *get_args(field.annotation)) if _is_part(one)), None)
+        text = " ".join(str(field.description).split())
+        yield f"| `{said}` | {_default(field, is_part=inner is not None)} | {text} |"
+        if inner is not None:
+            yield from _settings_rows(inner, f"{said}.")
+
+
+def _is_part(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, SettingsModel)
+
+
+def _default(field: FieldInfo, *, is_part: bool) -> str:
+    if field.is_required():
+        return "required"
+    if is_part or field.default in (None, "", [], {}):
+        return ""
+    value = field.default
+    shown = value.model_dump(by_alias=True, exclude_defaults=True) if isinstance(value, BaseModel) else value
+    return f"`{json.dumps(shown)}`".replace('`"', "`").replace('"`', "`")
+
+
+def rbac_yaml() -> str:
+    """The Role of exactly the rights that the controller uses, with its account."""
+    rules = [
+        {"apiGroups": [group], "resources": [resource], "verbs": list(verbs)}
+        for group, resource, verbs in RIGHTS + INFERENCE_RIGHTS
+    ]
+    name, group = {"name": "refrain-controller"}, "rbac.authorization.k8s.io"
+    documents = [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": name},
+        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": name, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": name,
+            "roleRef": {"apiGroup": group, "kind": "Role", **name},
+            "subjects": [{"kind": "ServiceAccount", **name}],
+        },
+    ]
+    head = "# Generated from controller/serving.py by `make generate`: just the rights that the controller uses.\n"
+    return head + yaml.dump_all(copy.deepcopy(documents), Dumper=_NoAliases, sort_keys=False)
+
+
+class _NoAliases(yaml.SafeDumper):
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"stages": stage_table, "commands": command_table, "exit-codes": exit_code_table},
     "docs/operate.md": {"reasons": reason_tables},
+    "docs/operator.md": {"settings": settings_table},
 }
 """Pages, and what stands in each."""
 
@@ -79,7 +147,7 @@ def with_tables(page: str, text: str) -> str:
 def generated() -> dict[Path, str]:
     """Every generated file with its contents as they should be."""
     pages = {ROOT / page: with_tables(page, (ROOT / page).read_text()) for page in PAGES}
-    return pages | {ROOT / CRD_FILE: crd_yaml()}
+    return pages | {ROOT / CRD_FILE: crd_yaml(), ROOT / "examples/operator/rbac.yaml": rbac_yaml()}
 
 
 def main(arguments: list[str]) -> int:
