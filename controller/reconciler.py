@@ -38,9 +38,10 @@ class Reconciler:
     api: Api
     read_settings: Callable[[], Settings]
     settings: Settings
-    memory: Memory = field(default_factory=Memory)
     last_resync: float = field(default_factory=time.monotonic)
     """When everything was last listed without an error, by the monotonic clock."""
+    _memories: dict[str, Memory] = field(default_factory=dict)
+    """By archive, while one of its cycles goes on."""
     _queue: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     _waiting: set[str] = field(default_factory=set)
     _working: set[str] = field(default_factory=set)
@@ -131,15 +132,18 @@ class Reconciler:
         Raises ApiError and TransientError; what was done before stands.
         """
         settings, now = self.settings, datetime.now(UTC)
-        observed = observe(self.api, archive, settings, self.memory, now)
+        memory = self._memories.setdefault(archive, Memory())
+        observed = observe(self.api, archive, settings, memory, now)
+        if all(cycle.has_ended for cycle in observed.cycles):
+            del self._memories[archive]
         metrics.note_states(archive, (cycle.status.state for cycle in observed.cycles))
         if not settings.paused:
             actions = heal(observed.inference, observed.cycles)
-            Applier(self.api, settings, self.memory, metrics.note_write).apply(actions, None)
+            Applier(self.api, settings, memory, metrics.note_write).apply(actions, None)
         wakes = []
         for cycle in observed.cycles:
             planned = self._plan(cycle, observed, settings, now)
-            self._apply(planned, cycle, settings)
+            self._apply(planned, cycle, settings, memory)
             wakes.append(planned.wake)
         return min((wake for wake in wakes if wake is not None), default=None)
 
@@ -149,7 +153,7 @@ class Reconciler:
         metrics.PLAN_SECONDS.observe(time.monotonic() - began)
         return planned
 
-    def _apply(self, planned: Plan, cycle: Cycle, settings: Settings) -> None:
+    def _apply(self, planned: Plan, cycle: Cycle, settings: Settings, memory: Memory) -> None:
         for action in planned.actions:
             logger.debug("%s: %s", cycle.name, type(action).__name__, extra={"cycle": cycle.name})
-        Applier(self.api, settings, self.memory, metrics.note_write).apply(planned.actions, cycle)
+        Applier(self.api, settings, memory, metrics.note_write).apply(planned.actions, cycle)

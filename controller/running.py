@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from controller.actions import CreateJob, CreateService, DeleteJob
 from controller.manifests import asking_job, job_name, ranks_service, stage_job
 from controller.objects import Json, after, condition, is_false, is_live, name, owner_uid, uid
@@ -223,10 +225,16 @@ def _deadline_seconds(p: Planning, entry: StageStatus) -> int:
 
 def succeed(p: Planning, result: Json) -> None:
     """A stage has told its result: say so, and go on with what follows it."""
+    running = p.status
     entry = p.set_entry(state="Succeeded", completed_at=p.now_written, result=result, message="", asks="")
     p.set(progress=None)
-    _note(p, entry, result)
-    _follow(p, entry)
+    try:
+        _note(p, entry, result)
+    except ValidationError as error:  # of an image of another version
+        p.status = running
+        fail(p, "ResultUnknown", f"{entry.name} told a result that is none: {error.errors()[0]['msg']}")
+    else:
+        _follow(p, entry)
 
 
 def _note(p: Planning, entry: StageStatus, result: Json) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from controller.cycles import Cycle
 from controller.objects import CYCLE, label_value, labels
 from controller.observed import Observed
+from jobs.contracts.cycle.status import MOST_SOURCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,17 @@ def _next_turn(cycle: Cycle, observed: Observed) -> Turn:
     newest = max(fresh, key=lambda one: one.order)
     if newest.uid != cycle.uid:
         return Turn(is_come=False, reason="Superseded", message=f"{newest.name} is newer and takes its sources")
-    return Turn(is_come=True, takes=tuple(one for one in fresh if one.uid != cycle.uid))
+    return Turn(is_come=True, takes=tuple(_that_fit(cycle, [one for one in fresh if one.uid != cycle.uid])))
+
+
+def _that_fit(cycle: Cycle, others: list[Cycle]) -> Iterator[Cycle]:
+    """The cycles whose sources one status can hold, oldest first; the rest have a turn of their own later."""
+    num_sources = len(cycle.sources)
+    for one in others:
+        num_sources += len(one.sources)
+        if num_sources > MOST_SOURCES:
+            return
+        yield one
 
 
 def superseding(cycle: Cycle, observed: Observed) -> Cycle | None:

@@ -600,3 +600,22 @@ class TestEnds:
         status = world.status("w1")
         assert {one.observed_generation for one in status.conditions} == {2} == {status.observed_generation}
         assert world.look() == 0
+
+    def test_a_result_that_is_none_fails_the_cycle_and_not_the_controller(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="select")
+        world.succeed(RESULTS | {"select": RESULTS["select"] | {"delta": "a lot"}})
+        world.settle()
+        assert world.condition("w1", "Succeeded")[1] == "ResultUnknown"  # type: ignore[index]
+
+    def test_more_sources_than_one_status_holds(self, world: World) -> None:
+        world.add("w0")
+        world.run(until="split")
+        for number in range(1, 11):
+            world.add(f"w{number}", sources=[{"mbox": f"s3://mail/{number}.{one}"} for one in range(64)])
+        world.run()
+        states = [world.status(f"w{number}").state for number in range(11)]
+        assert states.count("Promoted") == 3
+        assert states.count("Skipped") == 8
+        done = [source.mbox for n in range(11) if states[n] == "Promoted" for source in world.cycle(f"w{n}").sources]
+        assert len(set(done)) == 641

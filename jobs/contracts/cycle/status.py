@@ -27,6 +27,9 @@ State = Literal[
 ENDED: tuple[State, ...] = ("Promoted", "NotPromoted", "Skipped", "Failed")
 """States in which nothing is left to do. Failed alone is no success; a retry leads out of it."""
 
+MOST_SOURCES = 512
+"""Sources that one cycle may take over from others that wait."""
+
 Time = Annotated[str, StringConstraints(max_length=32)]
 Told = Annotated[str, StringConstraints(max_length=1024)]
 """Words for a person."""
@@ -178,9 +181,9 @@ class CycleStatus(StatusModel):
     """How far the running stage is."""
     log: LogHead | None = None
     """Head of the assignments log that this cycle saw."""
-    supersedes: Annotated[list[Short], Field(max_length=512)] = []
+    supersedes: Annotated[list[Short], Field(max_length=MOST_SOURCES)] = []
     """Uids of the queued cycles whose sources it has taken."""
-    taken_sources: Annotated[list[Source], Field(max_length=512)] = []
+    taken_sources: Annotated[list[Source], Field(max_length=MOST_SOURCES)] = []
     """Sources of those."""
     stages: Annotated[list[StageStatus], Field(max_length=128)] = []
     """The stages that have begun, in the order in which they did."""
