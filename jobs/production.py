@@ -209,8 +209,10 @@ def history_table(store: Store) -> Iterator[str]:
             place = next((n for n, one in enumerate(rows) if _window(one) > _window(row)), len(rows))
             rows.insert(place, row)
     widths = [max(len(row[column]) for row in [_HEADS, *rows]) for column in range(len(_HEADS))]
+    newest = max((int(row[0]) for row in rows if row[0]), default=0)
     for row in [_HEADS, *rows]:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield f"{line}  <- in service" if row[0] == str(newest) else line
 
 
 def _window(row: tuple[str, ...]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -9,6 +10,9 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+_LEAST_COLUMNS = 20
+_COLUMNS = 80
+"""Where a terminal does not say how wide it is, as over some connections."""
 
 
 def progress(items: Iterable[T], description: str, *, unit: str, total: int | None = None) -> Iterable[T]:
@@ -26,7 +30,16 @@ def bar(
         unit=unit,
         total=total,
         unit_scale=scale,
-        dynamic_ncols=True,
+        dynamic_ncols=_says_its_width(),
+        ncols=None if _says_its_width() else _COLUMNS,
         leave=False,
         disable=not sys.stderr.isatty(),
     )
+
+
+def _says_its_width() -> bool:
+    """Whether standard error is a terminal that has a width to draw a bar in."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns >= _LEAST_COLUMNS
+    except (OSError, ValueError):
+        return False

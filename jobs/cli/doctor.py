@@ -31,7 +31,11 @@ _LITTLE_MEMORY_BYTES = 2 * _GIB
 _LITTLE_DISK_BYTES = 2 * _GIB
 _COMPILED = ("numpy", "orjson", "pyarrow", "tokenizers", "zstandard")
 """Packages that may be installed and still not work here: they are imported."""
-_EXTRAS = {"train": "training, the index and evaluation", "controller": "the cluster's commands"}
+_EXTRAS = {
+    "train": "training, the index and evaluation",
+    "demo": "an embedding model that needs no network, as the demo and the example cycle use it",
+    "controller": "the cluster's commands",
+}
 _S3_VARIABLES = re.compile(r"AWS_(?!PAGER|CLI_)[A-Z0-9_]+|REFRAIN_(STORE|S3_[A-Z0-9_]+)")
 _IMAP_VARIABLES = re.compile(r"REFRAIN_IMAP_[A-Z0-9_]+")
 

@@ -23,9 +23,10 @@ from jobs.cli import options
     help="How fast training is.  [default: as fast as the archive's last cycle]",
 )
 @options.workers
+@click.option("--jobs", is_flag=True, help="List the Jobs of a cluster too.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
-    *, file: Path, store: str | None, tokens_per_second: float | None, workers: int | None, as_json: bool
+    *, file: Path, store: str | None, tokens_per_second: float | None, workers: int | None, jobs: bool, as_json: bool
 ) -> None:
     """Say what a cycle would do, and what it would take; nothing is written to its archive.
 
@@ -49,4 +50,4 @@ def command(
     cycle = located(load_cycle(file), Path.cwd() if file == STANDARD else file.parent)
     url = store or cycle.spec.archive_url
     plan = plan_cycle(cycle, url, machine=Machine(workers=workers), tokens_per_second=tokens_per_second, file=str(file))
-    click.echo(orjson.dumps(plan.as_json(), option=orjson.OPT_INDENT_2) if as_json else plan_text(plan))
+    click.echo(orjson.dumps(plan.as_json(), option=orjson.OPT_INDENT_2) if as_json else plan_text(plan, jobs=jobs))

@@ -12,6 +12,7 @@ from jobs.contracts.errors import UsageError
 
 if TYPE_CHECKING:
     from jobs.contracts.store import Store
+    from jobs.production import Production
     from jobs.stages.promote import Config
 
 
@@ -157,15 +158,23 @@ def _roll_back(store: Store, to: int | None, config: Config) -> None:
     from jobs.production import records, require_adapter, roll_back, rollback_target
     from jobs.stages.promote import serve
 
-    target = rollback_target(list(records(store)), to)
+    known = list(records(store))
+    target = rollback_target(known, to)
     if target.adapter is not None:
         with scratch_folder("refrain-promote-") as scratch:
             require_adapter(store, target.adapter, scratch)
     record, is_new = roll_back(store, target)
     for note in serve(config, store, record).get("notes", ()):
         _say(f"refrain: note: {note}")
-    what = f"the adapter of cycle {record.cycle} ({record.sha256[:12]}…)" if record.adapter else "the bare base model"
-    _say(f"promote: {what} is in service {f'(record {record.seq})' if is_new else 'already'}")
+    if not is_new:
+        _say(f"promote: {_named(record)} is in service already")
+        return
+    _say(f"promote: {_named(record)} is in service (record {record.seq})")
+    _say(f"{_named(known[-1])} was taken out; `refrain promote --rollback --to {known[-1].seq}` brings it back")
+
+
+def _named(record: Production) -> str:
+    return f"the adapter of cycle {record.cycle} ({record.sha256[:12]}…)" if record.adapter else "the bare base model"
 
 
 def _show_history(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,11 +147,19 @@ def _session(file: Path, url: str | None, machine: Mapping[str, Any], settings: 
     from jobs.local.session import Session
 
     cycle = _located(file)
-    return Session(cycle, url or cycle.spec.archive_url, _say, Machine(**machine), file=str(file), **settings)
+    return Session(
+        cycle, url or cycle.spec.archive_url, _say, Machine(**machine), file=str(file), begin=_begin, **settings
+    )
 
 
 def _say(text: str) -> None:
     click.echo(text, err=True)
+
+
+def _begin(stage: str) -> None:
+    """On a terminal the stage's name stands where its bar, and then its line, is going to be."""
+    if sys.stderr.isatty():
+        click.echo(f"{stage} …\r", nl=False, err=True)
 
 
 def _print(value: Any) -> None:

@@ -21,6 +21,7 @@ from jobs.contracts.errors import ConfigError, MissingInputError
 MAX_BYTES = 1 << 20
 """No larger file is read: an object of this size does not fit into Kubernetes either."""
 
+_FILES_SHOWN = 5
 Location = Sequence[int | str]
 """Keys and indices from the root of a document to a value."""
 
@@ -110,6 +111,10 @@ def _read(path: Path) -> bytes:
             return stream.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise MissingInputError("no such file", where=str(path)) from error
+    except IsADirectoryError as error:
+        names = sorted(one.name for one in path.glob("*.yaml"))
+        hint = f"name a file in it: {', '.join(names[:_FILES_SHOWN])}" if names else "name a file"
+        raise ConfigError("a folder, not a file", where=str(path), hint=hint) from error
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", where=str(path)) from error
 

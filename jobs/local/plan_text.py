@@ -13,9 +13,9 @@ _WIDTH = 11
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
-def plan_text(plan: Plan) -> str:
-    """A line or a few for each group of figures; what is not known stands at the end."""
-    return "\n".join(f"{name:<{_WIDTH}}{text}".rstrip() for name, text in _rows(plan))
+def plan_text(plan: Plan, *, jobs: bool = False) -> str:
+    """A line or a few for each group of figures, with a cluster's Jobs if asked for; what is not known comes last."""
+    return "\n".join(f"{name:<{_WIDTH}}{text}".rstrip() for name, text in _rows(plan, jobs=jobs))
 
 
 def size(num_bytes: float) -> str:
@@ -27,7 +27,7 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} {_UNITS[unit]}" if unit else f"{num_bytes:.0f} bytes"
 
 
-def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
+def _rows(plan: Plan, *, jobs: bool) -> Iterator[tuple[str, str]]:
     yield "cycle", f"{plan.cycle}, archive {plan.archive}"
     yield "state", plan.state + (f": {plan.message}" if plan.message else "")
     yield "done", ", ".join(plan.done) or "nothing yet"
@@ -42,15 +42,20 @@ def _rows(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "memory", f"about {size(plan.memory_bytes['total'])} to train: {parts}"
     if plan.disk_bytes:
         yield "disk", ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in plan.disk_bytes.items())
-    yield "jobs", f"{'stage':<10}{'image':<7}{'device':<8}{'pods':>4}  deadline, on a cluster"
-    for job in plan.jobs:
-        state = "  done" if job["is_done"] else ""
-        deadline = duration(job["deadline_seconds"])
-        yield "", f"{job['stage']:<10}{job['image']:<7}{job['device']:<8}{job['pods']:>4}  {deadline}{state}"
+    if jobs:
+        yield from _jobs(plan.jobs)
     for warning in plan.warnings:
         yield "note", warning
     for unknown in plan.unknown:
         yield "not known", unknown
+
+
+def _jobs(jobs: list[Json]) -> Iterator[tuple[str, str]]:
+    yield "jobs", f"{'stage':<10}{'image':<7}{'device':<8}{'pods':>4}  deadline, on a cluster"
+    for job in jobs:
+        state = "  done" if job["is_done"] else ""
+        deadline = duration(job["deadline_seconds"])
+        yield "", f"{job['stage']:<10}{job['image']:<7}{job['device']:<8}{job['pods']:>4}  {deadline}{state}"
 
 
 def _mail(mail: Json) -> str:

@@ -43,6 +43,8 @@ class CycleRun:
     archive: Archive
     tell: Callable[[Done], object] = lambda _done: None
     """Called after every stage."""
+    begin: Callable[[Step], object] = lambda _step: None
+    """Called when a stage begins."""
     check: Callable[[], object] = lambda: None
     """Called before every stage: raises where this run must not go on."""
     machine: Machine = field(default_factory=Machine)
@@ -72,6 +74,7 @@ class CycleRun:
         """Run one stage, whatever comes behind it; its result."""
         self.check()
         self.current = step
+        self.begin(step)
         if self.again or step.stage in USES_BASE:  # before split's marker, which says the commit, is forgotten
             self.cycle = pinned(self.cycle, self.archive.store)
         if step.stage == "index":

@@ -22,7 +22,7 @@ from jobs.local.places import USES_BASE, reach, require_base
 from jobs.local.retention import clean_up
 from jobs.local.running import CycleRun, Done
 from jobs.local.status import Status, read_status, report, write_finished
-from jobs.local.telling import lines_of, note_line
+from jobs.local.telling import lines_of, name_of, note_line
 from jobs.stages import promote
 
 
@@ -43,6 +43,8 @@ class Session:
     """Who runs the stages of this archive one by one, and holds others off it."""
     withhold: str | None = None
     """`Reason: message`: why the winner is not put into service after all."""
+    begin: Callable[[str], object] = lambda _name: None
+    """Takes the name of a stage that begins."""
     file: str = ""
     """The cycle's, for errors to name it."""
     result: Json | None = field(default=None, init=False)
@@ -135,7 +137,10 @@ class Session:
     def _begin(self, store: Store, check: Callable[[], object]) -> CycleRun:
         if self.again:
             store.delete(finished_key(self._name))
-        self._run = CycleRun(self.cycle, Archive(store), self._tell, check, self.machine, self.again)
+        self._run = CycleRun(
+            self.cycle, Archive(store), self._tell, check=check, machine=self.machine, again=self.again
+        )
+        self._run.begin = lambda step: self.begin(name_of(step))
         self._run.withhold = self.withhold
         return self._run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from jobs.contracts.progression import Step
 from jobs.contracts.records import Json
 from jobs.contracts.words import counted
 from jobs.local.running import Done
@@ -26,9 +27,18 @@ def note_line(note: str) -> str:
 
 def line_of(done: Done) -> str:
     """The line of a stage that has run: name, what it did, how long."""
-    name = done.step.stage + (f" ({done.step.attempt + 1})" if done.step.attempt else "")
-    took = "had finished" if done.had_finished else duration(done.seconds)
-    return f"{name:<{_WIDTH}}  {said(done.step.stage, done.result)}  [{took}]"
+    name = name_of(done.step)
+    what = said(done.step.stage, done.result)
+    return (
+        f"{name:<{_WIDTH}}  had finished: {what}"
+        if done.had_finished
+        else f"{name:<{_WIDTH}}  {what}  [{duration(done.seconds)}]"
+    )
+
+
+def name_of(step: Step) -> str:
+    """A stage's name, and which attempt of the cycle it is of where that is not the first."""
+    return step.stage + (f" ({step.attempt + 1})" if step.attempt else "")
 
 
 def duration(seconds: float) -> str:
@@ -135,7 +145,10 @@ def _select(result: Mapping[str, Any]) -> str:
 
 def _promote(result: Mapping[str, Any]) -> str:
     """The outcome alone: its message stands in the line above, and in that of the cycle below."""
-    return str(result["outcome"]) + (f" (record {result['seq']})" if result.get("seq") else "")
+    if not result.get("seq"):
+        return str(result["outcome"])
+    stays = "" if result["outcome"] == "Promoted" else " stays"
+    return f"{result['outcome']} (record {result['seq']}{stays})"
 
 
 _SAID: dict[str, Callable[[Mapping[str, Any]], str]] = {

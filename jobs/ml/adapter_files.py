@@ -87,7 +87,7 @@ def require_weights(path: Path) -> None:
         )
     if not path.is_file():
         raise MissingInputError(f"no adapter: there is no {path.name}", where=str(path.parent))
-    require_whole(path)
+    require_whole(path, "copy or save it once more; where `refrain train` wrote it, run that with --again")
 
 
 def require_adapter(folder: Path, base: Base) -> Json:
@@ -97,18 +97,23 @@ def require_adapter(folder: Path, base: Base) -> Json:
     for one that is more, or less, than plain LoRA.
     """
     origin = read_origin(folder)
-    for key, own, what in (
-        ("base_digest", base.digest, "base model"),
-        ("tokenizer_digest", base.tokenizer_digest, "tokenizer"),
-        ("template_digest", TEMPLATE_DIGEST, "template"),
+    for key, own, what, differ in (
+        ("base_digest", base.digest, "base model", "the weights or config.json differ"),
+        ("tokenizer_digest", base.tokenizer_digest, "tokenizer", "tokenizer.json differs"),
+        ("template_digest", TEMPLATE_DIGEST, "template", "this version has another"),
     ):
         if origin[key] != own:
             raise ConfigError(
-                f"the adapter is of another {what}: digest {origin[key]}, not {own}",
-                where=str(folder),
-                hint=f"it was trained on {origin['base']}; here is {base.name}",
+                f"the adapter is of another {what}: digest {origin[key]}, not {own}; {differ}",
+                where=str(folder.absolute()),
+                hint=f"it was trained on {_whole_name(origin['base'])}; here is {_whole_name(base.name)}",
             )
     return read_settings(folder)
+
+
+def _whole_name(base: str) -> str:
+    """A base model's name, a folder's from the root: two of one name may lie in two places."""
+    return str(Path(base).absolute()) if Path(base).is_dir() else base
 
 
 def read_settings(folder: Path) -> Json:

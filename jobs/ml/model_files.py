@@ -79,8 +79,8 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
-def require_whole(path: Path) -> None:
-    """InputError for a safetensors file that is damaged or cut short; only its header is read."""
+def require_whole(path: Path, hint: str = "fetch it again") -> None:
+    """InputError for a safetensors file that is damaged or cut short; only its header is read. `hint`: what to do."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -89,9 +89,7 @@ def require_whole(path: Path) -> None:
     except FileNotFoundError as error:
         raise MissingInputError("no such file", where=str(path)) from error
     except (SafetensorError, OSError) as error:
-        raise InputError(
-            f"the file is damaged or cut short: {error}", where=str(path), hint="fetch it again"
-        ) from error
+        raise InputError(f"the file is damaged or cut short: {error}", where=str(path), hint=hint) from error
 
 
 def model_digest(folder: Path) -> str:

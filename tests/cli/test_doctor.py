@@ -31,7 +31,15 @@ def test_json_says_the_same_for_programs(refrain):
         "hint": "",
         "needed": True,
     }
-    assert {"CPUs", "memory", "disk here", "extra train", "extra controller", "accelerator"} <= found.keys()
+    assert {
+        "CPUs",
+        "memory",
+        "disk here",
+        "extra train",
+        "extra controller",
+        "extra demo",
+        "accelerator",
+    } <= found.keys()
 
 
 def test_a_core_package_that_is_not_there_fails_with_what_to_install():

@@ -94,7 +94,10 @@ def test_the_base_is_by_default_the_adapter_s(base, adapter, tmp_path, capfd):
 def test_another_base_is_refused(base, adapter, tmp_path, capfd):
     other = tiny_base(tmp_path / "other", ["something else"], seed=1)
     assert refrain("merge", "--adapter", adapter[0], "--base", other, "--out", tmp_path / "merged") == 78
-    assert "another base model" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "another base model" in told
+    assert "; the weights or config.json differ\n" in told
+    assert f"it was trained on {base.folder}; here is {other}" in told
     assert refrain("merge", "--adapter", base.folder, "--out", tmp_path / "merged") == 66
     assert not (tmp_path / "merged").exists()
 
@@ -164,7 +167,7 @@ def test_a_base_that_is_named_is_checked_by_export_too(base, adapter, tmp_path, 
     ("harm", "code", "told"),
     [
         (lambda flat: flat.with_name("adapter_config.json").unlink(), 66, "its settings are not beside it"),
-        (lambda flat: flat.write_bytes(flat.read_bytes()[:-9]), 65, "damaged or cut short"),
+        (lambda flat: flat.write_bytes(flat.read_bytes()[:-9]), 65, "copy or save it once more"),
         (lambda flat: flat.rename(flat.with_suffix(".bin")), 65, "pickles are never loaded"),
         (lambda flat: flat.unlink(), 66, "there is no step_1000.safetensors"),
         (lambda flat: flat.with_name("adapter_config.json").write_text('{"peft_type": "IA3"}'), 65, "not a LoRA"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +61,11 @@ def test_weeks_of_a_store(store: Store, promote: Any, tmp_path: Path) -> None:
     assert link.readlink() == Path("cycles/b/train/checkpoints/step_4")
     assert "promote: NotPromoted: because" in promote("--cycle", "c")
     assert "promote of cycle b had finished" in promote("--cycle", "b")
-    assert "the adapter of cycle a" in promote("--rollback")
+    back = promote("--rollback")
+    assert "promote: the adapter of cycle a" in back
+    assert re.search(
+        r"adapter of cycle b \(.*\) was taken out; `refrain promote --rollback --to 2` brings it back", back
+    )
     assert link.readlink() == Path("cycles/a/train/checkpoints/step_4")
     assert "is in service already" in promote("--rollback", "--to", "1")
     table = [line.split() for line in promote("--history").splitlines()]
@@ -70,6 +75,7 @@ def test_weeks_of_a_store(store: Store, promote: Any, tmp_path: Path) -> None:
         ["3", "rollback", "a"],
         ["kept", "out", "c"],
     ]
+    assert [line[-2:] == ["in", "service"] for line in table[1:]] == [False, False, True, False]
     assert "the bare base model is in service (record 4)" in promote("--rollback")
     assert not os.path.lexists(link)
     assert "nothing to roll back" in promote("--rollback", code=66)

@@ -43,7 +43,7 @@ def test_lines_go_to_standard_error_and_json_to_standard_output(place: Path, ref
     again = refrain("run", place / "cycle.yaml", "--until", "sample")
     assert again.returncode == 0
     assert again.stdout == ""
-    assert again.stderr.count("[had finished]") == 5
+    assert again.stderr.count("  had finished: ") == 5
 
 
 def test_a_failure_says_what_and_the_status_says_failed(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -139,13 +139,30 @@ def test_one_stage_alone(place: Path, capfd: pytest.CaptureFixture[str]) -> None
 def test_a_plan_as_text_and_as_json(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run_main("plan", place / "cycle.yaml", "--tokens-per-second", "10") == 0
     text = capfd.readouterr().out
-    for heading in ("cycle ", "state ", "mail ", "window ", "training ", "time ", "disk ", "jobs ", "not known "):
+    for heading in ("cycle ", "state ", "mail ", "window ", "training ", "time ", "disk ", "not known "):
         assert f"\n{heading}" in f"\n{text}", heading
+    assert "deadline" not in text
+    assert run_main("plan", place / "cycle.yaml", "--jobs") == 0
+    assert "\njobs       stage     image  device  pods  deadline, on a cluster\n" in capfd.readouterr().out
     assert run_main("plan", place / "cycle.yaml", "--json") == 0
     plan = json.loads(capfd.readouterr().out)
     assert plan["mail"]["num_kept"] == 24
     assert plan["training"]["seconds"] is None
     assert sorted(path.name for path in place.iterdir()) == ["base", "cycle.yaml", "mail.mbox"]
+
+
+def test_a_folder_in_place_of_a_file(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for command in ("plan", "run"):
+        assert run_main(command, place) == 78
+        assert f"{place}: a folder, not a file\n  name a file in it: cycle.yaml" in capfd.readouterr().err
+
+
+def test_on_a_terminal_a_stage_is_named_when_it_begins(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert run_main("run", place / "cycle.yaml", "--until", "parse", "--workers", "1") == 0
+    assert capfd.readouterr().err.startswith("parse …\r")
 
 
 def test_a_plan_of_a_file_that_is_wrong(place: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,19 @@ def test_the_columns_line_up_whatever_the_attempt():
     assert [line.index("5 checkpoints") for line in lines] == [14, 14]
 
 
+def test_what_had_finished_does_not_pass_for_done_now():
+    before, now = (line_of(Done(Step("evaluate", 0), EVALUATE, 1.0, had_finished=one)) for one in (True, False))
+    assert before.startswith("evaluate      had finished: 5 checkpoints")
+    assert before.endswith("20.00")
+    assert now.endswith("20.00  [1.0 s]")
+
+
+def test_a_record_that_was_there_stays():
+    told = [said("promote", {"outcome": outcome, "seq": 1}) for outcome in ("Promoted", "NotPromoted")]
+    assert told == ["Promoted (record 1)", "NotPromoted (record 1 stays)"]
+    assert said("promote", {"outcome": "NotPromoted", "seq": 0}) == "NotPromoted"
+
+
 def test_what_was_left_out_is_told_with_its_reasons():
     result = {
         "num_sources": 1,

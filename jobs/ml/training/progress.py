@@ -33,8 +33,10 @@ class Progress:
     eval_loss: float | None = None
     num_tokens: int = 0
     num_padded: int = 0
+    scoring: str = ""
+    """How far the val set is scored, while it is."""
     watch: Callable[[], object] | None = None
-    """Called after each step."""
+    """Called after each step, and each batch that is scored."""
     _marks: deque[tuple[float, int, int]] = field(
         default_factory=lambda: deque([(time.monotonic(), 0, 0)], maxlen=_WINDOW_STEPS + 1)
     )
@@ -56,6 +58,12 @@ class Progress:
             self.num_tokens += tokens
             self.num_padded += padded
             self._marks.append((time.monotonic(), step, self.num_tokens))
+        if self.watch is not None:
+            self.watch()
+
+    def scored(self, num_done: int, num_batches: int) -> None:
+        """So many batches of the val set are scored."""
+        self.scoring = f"val {num_done}/{num_batches}" if num_done < num_batches else ""
         if self.watch is not None:
             self.watch()
 
@@ -178,4 +186,9 @@ class ProgressBar:
         if said["paddingShare"] is not None:
             texts["padding"] = f"{said['paddingShare']:.0%}"
         self._bar.set_postfix(texts, refresh=False)
-        self._bar.update(said["step"] - self._bar.n)
+        scoring = self._progress.scoring
+        self._bar.set_description(f"train, {scoring}" if scoring else "train", refresh=False)
+        num_steps = said["step"] - self._bar.n
+        self._bar.update(num_steps)
+        if not num_steps:
+            self._bar.refresh()

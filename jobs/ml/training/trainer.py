@@ -154,9 +154,13 @@ class StepTrainer(Trainer):
             for first in range(0, len(self._evaluation), self.world.size):
                 if self.world.size == 1:
                     self._end_if_told()
+                if self.progress is not None:
+                    self.progress.scored(first, len(self._evaluation))
                 mine = self._evaluation[first : first + self.world.size][self.world.rank :][:1]
                 examples = [self.data.val_examples[number] for batch in mine for number in batch]
                 total += self.model(**self._tensors(examples)).item()
+        if self.progress is not None:
+            self.progress.scored(len(self._evaluation), len(self._evaluation))
         num_targets = sum(example.num_targets for example in self.data.val_examples)
         metrics = {"eval_loss": self.world.total(total)[0] / num_targets}
         self.log(metrics)

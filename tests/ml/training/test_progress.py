@@ -107,10 +107,20 @@ def test_the_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         shown._bar.mininterval, shown._bar.dynamic_ncols, shown._bar.ncols = 0, None, 200
         for step in (1, 2, 3):
             done(progress, step)
+        progress.scored(1, 3)
         progress.eval_loss = 2.25
         done(progress, 4)
     told = capsys.readouterr().err
-    for part in ("train", "4/4", "loss=2.5", "lr=0.001", "val=2.25", "tokens/s=", "padding=10%"):
+    for part in (
+        "train",
+        "4/4",
+        "loss=2.5",
+        "lr=0.001",
+        "val=2.25",
+        "tokens/s=",
+        "padding=10%",
+        "train, val 1/3:  75%",
+    ):
         assert part in told
 
 
