@@ -124,9 +124,10 @@ def test_ten_resyncs_write_nothing(
         made.create("promoted")
         made.create("failed", archive="failed")
         made.create("running", archive="running")
-        made.create("queued", archive="running")
         made.create("suspended", archive="suspended", suspend=True)
         made.create("approval", archive="approval", promotion={"mode": "Manual"})
+        made.wait_stage("running", "window")
+        made.create("queued", archive="running")
         for name, state in (
             ("promoted", "Promoted"),
             ("failed", "Failed"),
@@ -135,7 +136,6 @@ def test_ten_resyncs_write_nothing(
             ("approval", "AwaitingApproval"),
         ):
             made.wait(name, state)
-        made.wait_stage("running", "window")
         since = control_plane.mark()
         counted = f"http://127.0.0.1:{made.metrics_port}/metrics"
         before = _reconciles(counted)
