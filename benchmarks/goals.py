@@ -158,4 +158,4 @@ class ShareAtMost:
     def judge(self, outcomes: Outcomes) -> tuple[bool, str]:
         """See `Goal`."""
         value = _ours(outcomes)[self.times].figure(self.figure)
-        return value <= self.most, f"{self.figure} {value:.2%}{_at(self.times)}, goal ≤ {self.most:.0%}"
+        return value <= self.most, f"{self.figure} {value:.2%}{_at(self.times)}, goal ≤ {100 * self.most:.3g}%"
