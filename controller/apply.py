@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from controller.actions import (
     DeleteCycle,
     DeleteJob,
     Emit,
+    Forget,
     PatchStatus,
     SetAdapter,
     Swap,
@@ -25,15 +27,19 @@ from controller.api import Api, ApiError
 from controller.cycles import Cycle
 from controller.objects import (
     ADAPTER,
+    ATTEMPT,
     GROUP,
     KIND,
     MANAGER,
     PLURAL,
     PROMOTION,
+    RUN,
     SPEC_HASH,
+    STAGE,
     VERSION,
     Json,
     annotations_of,
+    labels,
     owner_uid,
     uid,
     written,
@@ -43,6 +49,9 @@ from controller.observe import Memory
 from controller.observed import Refusal
 from controller.settings import Settings
 from jobs.contracts.cycle.status import CycleStatus
+from jobs.contracts.errors import TransientError
+
+logger = logging.getLogger("refrain.controller")
 
 PROMOTION_MANAGER = "refrain-promotion"
 """Field manager of the inference Deployment's annotations. It is ours alone: the chart never sets them."""
@@ -68,9 +77,9 @@ class Applier:
     def _one(self, action: Action, cycle: Cycle | None) -> None:
         match action:
             case CreateJob():
-                self._create_job(action.manifest)
+                self._create_unless_refused("jobs", action.manifest)
             case CreateService():
-                self._create("services", action.manifest)
+                self._create_unless_refused("services", action.manifest)
             case DeleteJob():
                 self._count("DeleteJob")
                 self._api.delete("jobs", action.name, action.uid)
@@ -91,23 +100,30 @@ class Applier:
                 self._memory.swaps[uid(action.pod), action.adapter] = inference.swap(
                     action.pod, action.adapter, self._settings.inference
                 )
+            case Forget():
+                self._memory.answers.clear()
+                self._memory.swaps.clear()
             case Emit():
                 assert cycle is not None
                 self._emit(action, cycle)
 
-    def _create_job(self, manifest: Json) -> None:
+    def _create_unless_refused(self, kind: str, manifest: Json) -> None:
+        """Create it, and remember a refusal for the next plan to say. One that this plan says already ends nothing."""
         name = name_of(manifest)
+        is_known = name in self._memory.refusals
         try:
-            self._uids[name] = uid(self._create("jobs", manifest))
+            self._uids[name] = uid(self._create(kind, manifest))
         except ApiError as error:
-            if error.status not in (403, 422):
+            if error.status != 403 and not error.is_permanent:
                 raise
             self._memory.refusals[name] = Refusal(error.message, error.is_permanent)
-            raise
+            if not is_known:
+                raise
+            return
         self._memory.refusals.pop(name, None)
 
     def _create(self, kind: str, manifest: Json) -> Json:
-        """Create an object; one of that name that is there has to be the very same."""
+        """Create an object; one of that name that is there has to be the same stage's of the same cycle."""
         self._count(f"Create {kind}")
         try:
             return self._api.create(kind, manifest)
@@ -117,13 +133,11 @@ class Applier:
         there = self._api.get(kind, name_of(manifest))
         if there is None:
             raise ApiError(409, "Conflict", f"{kind}/{name_of(manifest)} was there and is gone", 1)
-        if (
-            owner_uid(there) != owner_uid(manifest)
-            or annotations_of(there).get(SPEC_HASH) != annotations_of(manifest)[SPEC_HASH]
-        ):
-            raise ApiError(
-                422, "Invalid", f"{kind}/{name_of(manifest)} is there already, and is not ours as it is to be"
-            )
+        is_ours = owner_uid(there) == owner_uid(manifest)
+        if not is_ours or any(labels(there).get(key) != labels(manifest).get(key) for key in (STAGE, ATTEMPT, RUN)):
+            raise ApiError(422, "Invalid", f"{kind}/{name_of(manifest)} is there already, and is not this cycle's")
+        if annotations_of(there).get(SPEC_HASH) != annotations_of(manifest)[SPEC_HASH]:
+            logger.info("%s/%s stays as it was created, by other settings", kind, name_of(manifest))
         return there
 
     def _patch_status(self, action: PatchStatus) -> None:
@@ -132,10 +146,15 @@ class Applier:
             entry = status.stages[-1].model_copy(update={"job_uid": seen})
             status = status.model_copy(update={"stages": [*status.stages[:-1], entry]})
         self._count("PatchStatus")
-        self._api.apply(PLURAL, action.name, status_document(action, status), manager=MANAGER, subresource="status")
+        self._api.apply(
+            PLURAL, action.name, status_document(action, status), manager=MANAGER, subresource="status", force=True
+        )
 
     def _set_adapter(self, action: SetAdapter) -> None:
-        """Both annotations in one write. Where a person's `rollout undo` owns ours by now, only ours is taken back."""
+        """Both annotations in one write, on condition that nobody has changed the Deployment since it was looked at.
+
+        By force, for whoever set the former value owns the field: what is overwritten is what was read.
+        """
         assert self._settings.inference is not None
         marker = {PROMOTION: json.dumps(action.marker, sort_keys=True)} if action.marker else {}
         body: Json = {
@@ -143,6 +162,8 @@ class Applier:
             "kind": "Deployment",
             "metadata": {"name": self._settings.inference.deployment, "annotations": marker},
         }
+        if action.resource_version:
+            body["metadata"]["resourceVersion"] = action.resource_version
         if action.adapter:
             body["spec"] = {"template": {"metadata": {"annotations": {ADAPTER: action.adapter}}}}
         self._count("SetAdapter")
@@ -174,9 +195,9 @@ class Applier:
         }
         try:
             self._api.create("events", event)
-        except ApiError as error:
-            if error.status not in (403, 404, 409):  # told already; or the namespace is on its way out
-                raise
+        except (ApiError, TransientError) as error:  # nothing waits for an Event
+            if getattr(error, "status", 0) != 409:  # told already
+                logger.warning("%s: no Event %s: %s", cycle.name, action.reason, error)
 
 
 def status_document(action: PatchStatus, status: CycleStatus) -> Json:

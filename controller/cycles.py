@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from jobs.contracts.cycle.data import Source
 from jobs.contracts.cycle.status import ENDED, CycleStatus, StageStatus
 
 _MOST_UNKNOWN = 100
+_HOLDING = ("Running", "AwaitingApproval", "Suspended")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Cycle:
     problem: str = ""
     unknown: tuple[str, ...] = ()
     """Fields of the spec that this version does not know; they are passed over."""
+    status_problem: str = ""
+    """Why its status cannot be read: another version is at work, and this one keeps its hands off."""
 
     @property
     def name(self) -> str:
@@ -88,7 +91,8 @@ class Cycle:
     @property
     def is_active(self) -> bool:
         """Whether it holds its archive: no other may run."""
-        return self.has_started and self.status.state in ("Running", "AwaitingApproval", "Suspended")
+        is_running = self.entry is not None and self.entry.state == "Running"
+        return self.has_started and not self.has_ended and (is_running or self.status.state in _HOLDING)
 
     @cached_property
     def entry(self) -> StageStatus | None:
@@ -99,35 +103,42 @@ class Cycle:
     def sources(self) -> list[Source]:
         """Its own sources behind those that it has taken over."""
         assert self.spec is not None
-        own = [one for one in self.spec.sources if one not in self.status.taken_sources]
-        return [*self.status.taken_sources, *own]
+        return distinct(self.status.taken_sources, self.spec.sources)
+
+
+def distinct(*lists: Iterable[Source]) -> list[Source]:
+    """The sources of several lists in their order, each once."""
+    return list(dict.fromkeys(source for one in lists for source in one))
 
 
 def read_cycle(raw: Json) -> Cycle:
     """The cycle. Never raises: what cannot be read is said in `problem`, what is not known in `unknown`."""
-    status = _status(raw.get("status"))
+    status, status_problem = _status(raw.get("status"))
     spec: Json = copy.deepcopy(raw.get("spec") or {})
     unknown: list[str] = []
     while len(unknown) < _MOST_UNKNOWN:
         try:
-            return Cycle(raw, CycleSpec.model_validate(spec), status, unknown=tuple(unknown))
+            read = CycleSpec.model_validate(spec)
+            return Cycle(raw, read, status, unknown=tuple(unknown), status_problem=status_problem)
         except ValidationError as error:
             extra = [one["loc"] for one in error.errors() if one["type"] == "extra_forbidden"]
             if not extra:
-                return Cycle(raw, None, status, problem=_words(error), unknown=tuple(unknown))
+                return Cycle(raw, None, status, _words(error), tuple(unknown), status_problem)
             for location in extra:
                 unknown.append(f"spec.{'.'.join(map(str, location))}")
                 _drop(spec, location)
-    return Cycle(raw, None, status, problem="hardly any of its fields is known", unknown=tuple(unknown))
+    return Cycle(raw, None, status, "hardly any of its fields is known", tuple(unknown), status_problem)
 
 
-def _status(raw: Any) -> CycleStatus:
-    """What is known of it; a status that a newer version wrote otherwise counts as none of ours."""
+def _status(raw: Any) -> tuple[CycleStatus, str]:
+    """The status, and why it cannot be read. What another version has begun and not ended holds its archive."""
     try:
-        return CycleStatus.model_validate(raw or {})
-    except ValidationError:
-        known = {"startedAt", "completedAt", "state"}
-        return CycleStatus.model_validate({key: value for key, value in (raw or {}).items() if key in known})
+        return CycleStatus.model_validate(raw or {}), ""
+    except ValidationError as error:
+        said = raw if isinstance(raw, dict) else {}
+        state = "Pending" if not said.get("startedAt") else "Failed" if said.get("completedAt") else "Running"
+        started_at = str(said.get("startedAt") or "")[:32] or None
+        return CycleStatus(state=state, started_at=started_at), _words(error)  # type: ignore[arg-type]
 
 
 def _drop(spec: Any, location: tuple[int | str, ...]) -> None:

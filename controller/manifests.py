@@ -84,7 +84,7 @@ def ranks_service(wanted: Wanted, entry: StageStatus) -> Json | None:
     service = {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": _metadata(wanted, _ranks_name(wanted), _labels(wanted, entry, entry.name)),
+        "metadata": _metadata(wanted, _ranks_name(wanted), _labels_of_cycle(wanted)),
         "spec": {
             "clusterIP": "None",
             "publishNotReadyAddresses": True,
@@ -112,7 +112,7 @@ def _job(wanted: Wanted, entry: StageStatus, name: str, component: str, pod: Jso
     queue = {_QUEUE: wanted.settings.queue_name} if wanted.settings.queue_name else {}
     template = {
         "metadata": {
-            "labels": dict(override.labels) | labels,
+            "labels": _of_people(override.labels) | labels,
             "annotations": dict(override.annotations) | {DOCUMENT: orjson.dumps(document(wanted.cycle)).decode()},
         },
         "spec": pod,
@@ -123,6 +123,12 @@ def _job(wanted: Wanted, entry: StageStatus, name: str, component: str, pod: Jso
         "metadata": _metadata(wanted, name, {**queue, **_queue_of(override), **labels}),
         "spec": {"completions": 1, "parallelism": 1, "podReplacementPolicy": "Failed", "template": template},
     }
+
+
+def _of_people(labels: Mapping[str, str]) -> dict[str, str]:
+    """Labels that a cycle gives its pods, but those that Kubernetes and this controller go by."""
+    ours = (f"{GROUP}/", "batch.kubernetes.io/", "app.kubernetes.io/")
+    return {key: value for key, value in labels.items() if not key.startswith(ours)}
 
 
 def _queue_of(override: StageOverride) -> Mapping[str, str]:
@@ -149,15 +155,16 @@ def _metadata(wanted: Wanted, name: str, labels: Mapping[str, str]) -> Json:
 
 
 def _labels(wanted: Wanted, entry: StageStatus, component: str) -> dict[str, str]:
+    own = {COMPONENT: component, STAGE: component, ATTEMPT: str(entry.attempt), RUN: str(entry.run)}
+    return _labels_of_cycle(wanted) | own
+
+
+def _labels_of_cycle(wanted: Wanted) -> dict[str, str]:
     return {
         NAME: "refrain",
         MANAGED_BY: MANAGER,
-        COMPONENT: component,
         ARCHIVE: wanted.cycle.archive,
         CYCLE: label_value(wanted.cycle.name),
-        STAGE: component,
-        ATTEMPT: str(entry.attempt),
-        RUN: str(entry.run),
     }
 
 

@@ -13,7 +13,7 @@ import urllib3
 
 from controller.api import Api
 from controller.cycles import Cycle, read_cycle
-from controller.objects import ARCHIVE, MANAGED_BY, MANAGER, PLURAL, Json, condition, is_live, name, uid, written
+from controller.objects import ARCHIVE, MANAGED_BY, MANAGER, PLURAL, Json, condition, is_live, labels, name, uid, written
 from controller.observed import Answer, Inference, Observed, Refusal
 from controller.settings import PROGRESS_PORT, Settings
 from jobs.contracts.cycle.status import Progress
@@ -61,10 +61,28 @@ def _inference(api: Api, archive: str, settings: Settings, memory: Memory) -> In
     deployment = api.get("deployments", said.deployment)
     if deployment is None:
         return None
-    selector = deployment["spec"]["selector"].get("matchLabels") or {}
-    pods = api.list("pods", labelSelector=",".join(f"{key}={value}" for key, value in selector.items()))
-    return Inference(
-        deployment, tuple(pods), said.mode == "Swap", answers=dict(memory.answers), swaps=dict(memory.swaps)
+    selector = _selector(deployment["spec"]["selector"])
+    listed = api.list("pods", labelSelector=selector) if selector else []
+    pods = tuple(pod for pod in listed if _is_of(pod, deployment))
+    return Inference(deployment, pods, said.mode == "Swap", answers=dict(memory.answers), swaps=dict(memory.swaps))
+
+
+def _selector(selector: Json) -> str:
+    """A Deployment's selector as a list request has it; empty where it would be all pods."""
+    parts = [f"{key}={value}" for key, value in (selector.get("matchLabels") or {}).items()]
+    for one in selector.get("matchExpressions") or []:
+        key, values = one["key"], ",".join(one.get("values") or [])
+        said = {"In": f"{key} in ({values})", "NotIn": f"{key} notin ({values})", "Exists": key}
+        parts.append(said.get(one["operator"], f"!{key}"))
+    return ",".join(parts)
+
+
+def _is_of(pod: Json, deployment: Json) -> bool:
+    """Whether a pod is of one of the Deployment's ReplicaSets: another with the same labels is told no token."""
+    template = labels(pod).get("pod-template-hash", "")
+    owners = [one for one in pod["metadata"].get("ownerReferences") or [] if one.get("controller")]
+    return bool(template) and any(
+        one["kind"] == "ReplicaSet" and one["name"] == f"{name(deployment)}-{template}" for one in owners
     )
 
 
@@ -86,7 +104,7 @@ def _told(api: Api, observed: Observed, settings: Settings, memory: Memory, now:
 def _running(cycles: Iterable[Cycle], jobs: Mapping[str, Json]) -> Iterable[Json]:
     for cycle in cycles:
         entry = cycle.entry
-        job = jobs.get(entry.job) if entry and entry.state == "Running" else None
+        job = jobs.get(entry.asks or entry.job) if entry and entry.state == "Running" else None
         if job is not None and not (condition(job, "Complete") or condition(job, "Failed")):
             yield job
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from controller.cycles import Cycle
-from controller.objects import ADAPTER, JOB_INDEX, Json, annotations_of, is_live, labels, owner_uid, uid
+from controller.objects import ADAPTER, JOB_INDEX, PROMOTION, Json, annotations_of, is_live, labels, owner_uid, uid
 from jobs.contracts.cycle.status import Progress
 
 
@@ -39,6 +40,21 @@ class Inference:
         """The value of the pod template's annotation; empty where it is not set."""
         template = self.deployment["spec"]["template"].get("metadata") or {}
         return str((template.get("annotations") or {}).get(ADAPTER, ""))
+
+    @property
+    def marker(self) -> Json:
+        """Whose promotion is under way, and what stood there before; empty where none is."""
+        text = annotations_of(self.deployment).get(PROMOTION)
+        try:
+            value = json.loads(text) if text else {}
+        except ValueError:
+            return {}
+        return value if isinstance(value, dict) else {}
+
+    @property
+    def version(self) -> str:
+        """The Deployment's resource version."""
+        return str(self.deployment["metadata"].get("resourceVersion", ""))
 
     @property
     def num_replicas(self) -> int:
@@ -91,9 +107,14 @@ class Observed:
         """The pods of a Job, rank 0 first, the newest first of each."""
         own = [pod for pod in self.pods if owner_uid(pod) == uid(job)]
         own.sort(key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
-        return sorted(own, key=lambda pod: int(labels(pod).get(JOB_INDEX, "0")))
+        return sorted(own, key=_rank)
 
     def live_pods(self, but: str = "") -> Iterator[Json]:
         """Pods that may still run, but those of a Job of that name."""
         spared = uid(self.jobs[but]) if but in self.jobs else None
         return (pod for pod in self.pods if is_live(pod) and owner_uid(pod) != spared)
+
+
+def _rank(pod: Json) -> int:
+    text = labels(pod).get(JOB_INDEX, "")
+    return int(text) if text.isdecimal() else 0

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from controller.accepting import refused
 from controller.actions import DeleteCycle, Plan
-from controller.cycles import Cycle
+from controller.cycles import Cycle, distinct
 from controller.objects import RETRY, after
 from controller.observed import Observed
 from controller.planning import Planning
-from controller.promoting import heal
-from controller.running import advance, fail, stop
+from controller.promoting import give_up, heal
+from controller.running import advance, fail, note_finished, stop
 from controller.settings import Settings
 from controller.turns import superseding, turn_of
 
@@ -29,7 +30,7 @@ def plan(cycle: Cycle, observed: Observed, settings: Settings, now: datetime) ->
     Doing them once more, all or some, does no harm: names are functions of what they stand for.
     """
     planning = Planning(cycle, observed, settings, now)
-    if not cycle.is_deleting and not settings.paused:
+    if not (cycle.is_deleting or settings.paused or cycle.status_problem):
         _decide(planning)
     return planning.plan()
 
@@ -44,24 +45,18 @@ def _decide(p: Planning) -> None:
     other = superseding(p.cycle, p.observed)
     if other is not None:
         p.end("Skipped", "Superseded", f"{other.name} was newer and has taken its sources")
-    elif p.spec.suspend:
-        _suspend(p)
     elif _is_over_time(p):
         fail(p, "DeadlineExceeded", f"the cycle has taken longer than its deadlineSeconds of {p.spec.deadline_seconds}")
+    elif p.spec.suspend:
+        _suspend(p)
     else:
         _take_turn(p)
 
 
 def _is_accepted(p: Planning) -> bool:
     """Whether the spec can be followed; what cannot be is said, and left to a controller that can."""
-    if p.cycle.spec is None:
-        hint = "mend it, or let a newer version of the controller take it up"
-        p.condition("Accepted", "False", "InvalidSpec", f"{p.cycle.problem}; {hint}")
-        return False
-    if (secret := p.spec.store.secret_ref) and secret.name not in p.settings.store.secrets:
-        allowed = ", ".join(p.settings.store.secrets) or "none"
-        message = f"spec.store.secretRef names {secret.name}; the controller allows: {allowed} (store.secrets)"
-        p.condition("Accepted", "False", "SecretNotAllowed", message)
+    if (why := refused(p.cycle, p.settings)) is not None:
+        p.condition("Accepted", "False", *why)
         return False
     if p.cycle.unknown:
         fields = ", ".join(p.cycle.unknown[:10])
@@ -81,7 +76,9 @@ def _note_retry(p: Planning) -> None:
 
 def _suspend(p: Planning) -> None:
     """Stop what runs; the Job is deleted with its pods, which save."""
+    note_finished(p)
     stop(p)
+    give_up(p)
     if (entry := p.entry) is not None and entry.state == "Running":
         p.set_entry(state="Suspended", completed_at=p.now_written, asks="", message="")
     p.set(state="Suspended", progress=None)
@@ -98,7 +95,7 @@ def _is_over_time(p: Planning) -> bool:
 
 
 def _take_turn(p: Planning) -> None:
-    turn = turn_of(p.cycle, p.observed)
+    turn = turn_of(p.cycle, p.observed, p.settings)
     if not turn.is_come:
         p.set(state="Queued")
         p.progressing("Unknown", turn.reason, turn.message)
@@ -106,12 +103,12 @@ def _take_turn(p: Planning) -> None:
     if p.cycle.is_active or (p.cycle.has_started and p.status.stages):
         advance(p)
         return
-    taken = [source for one in turn.takes for source in one.sources]
+    taken = distinct(p.status.taken_sources, *(one.sources for one in turn.takes))
     p.set(
         state="Running",
         started_at=p.status.started_at or p.now_written,
         supersedes=[*p.status.supersedes, *(one.uid for one in turn.takes)],
-        taken_sources=[*p.status.taken_sources, *taken],
+        taken_sources=taken,
     )
     names = ", ".join(one.name for one in turn.takes)
     said = f"its turn has come; it takes the sources of {names}" if names else "its turn has come"
@@ -137,7 +134,7 @@ def _retry(p: Planning, asked: str) -> None:
     """From the failed stage on; what has succeeded is kept. It waits for its turn as any other."""
     if (entry := p.entry) is not None and entry.state == "Failed":
         p.set_entry(state="Suspended", losses=0, message="", asks="")
-    p.set(state="Queued", started_at=p.now_written, completed_at=None, retry=asked)
+    p.set(state="Queued", started_at=p.now_written, completed_at=None, retry=asked, promotion=None)
     p.forget("Complete", "Succeeded", "Promoted")
     p.condition("Progressing", "Unknown", "Retried", f"retried: {RETRY}={asked}")
     p.emit(f"Retried-{asked}"[:63], f"goes on from {p.entry.name if p.entry else 'the beginning'}")

@@ -23,6 +23,7 @@ _CACHE = "/cache"
 _TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 _CA = "/etc/refrain-ca"
 _USER = 65532
+_LEAST_STORAGE = "1Gi"
 
 
 class Wanted(Protocol):
@@ -148,6 +149,8 @@ def _resources(wanted: Wanted, row: stages.Stage, override: StageOverride) -> Js
     resource = settings.gpu_resource
     if row.device == "gpu" and resource and resource not in said.limits:
         limits[resource] = wanted.spec.training.processes_per_node if row.name == "train" else 1
+    limits.setdefault("ephemeral-storage", settings.scratch_size)
+    requests.setdefault("ephemeral-storage", _LEAST_STORAGE)
     limits = {name: amount for name, amount in limits.items() if name != resource or str(amount) != "0"}
     return {"limits": _texts(limits), "requests": _texts(requests)}
 

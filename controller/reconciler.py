@@ -11,13 +11,14 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from controller import metrics
-from controller.actions import Plan
+from controller.actions import Action, CreateJob, DeleteJob, PatchStatus, Plan
 from controller.api import Api, ApiError
 from controller.apply import Applier
 from controller.cycles import Cycle
+from controller.objects import STAGE, labels, name
 from controller.observe import Memory, archives, observe
 from controller.observed import Observed
 from controller.plan import heal, plan
@@ -29,6 +30,8 @@ logger = logging.getLogger("refrain.controller")
 _NUM_WORKERS = 8
 _MOST_DELAY_SECONDS = 60.0
 _SOON_SECONDS = 0.2
+_HEAL_SECONDS = 5
+_MOST_CONFLICTS = 10
 
 
 @dataclass
@@ -68,8 +71,8 @@ class Reconciler:
 
     async def _resync(self) -> None:
         while True:
+            await self._read_settings()
             try:
-                self.settings = await asyncio.to_thread(self.read_settings)
                 for archive in await asyncio.to_thread(archives, self.api):
                     self.mark(archive)
                 if self.settings.inference is not None:  # whose last cycle may be gone
@@ -77,7 +80,16 @@ class Reconciler:
                 self.last_resync = time.monotonic()
             except (ApiError, RefrainError) as error:
                 logger.warning("resync: %s", error)
+            except Exception:
+                logger.exception("resync: a defect; please report it")
             await asyncio.sleep(self.settings.resync_seconds)
+
+    async def _read_settings(self) -> None:
+        """Read them again; where they cannot be read, those from before hold."""
+        try:
+            self.settings = await asyncio.to_thread(self.read_settings)
+        except Exception as error:  # noqa: BLE001 - a typo in them must not stop what runs
+            logger.error("the settings stay as they were: %s", error)
 
     async def _work(self) -> None:
         while True:
@@ -116,9 +128,9 @@ class Reconciler:
         return None if wake is None else (wake - datetime.now(UTC)).total_seconds()
 
     def _backoff(self, archive: str, error: Exception | None) -> float:
-        if isinstance(error, ApiError) and error.status == 409:  # written meanwhile: look again
-            return _SOON_SECONDS
         failures = self._failures[archive] = self._failures.get(archive, 0) + 1
+        if isinstance(error, ApiError) and error.status == 409 and failures <= _MOST_CONFLICTS:
+            return _SOON_SECONDS  # written meanwhile: look again
         delay = float(min(_MOST_DELAY_SECONDS, 2.0 ** min(failures - 1, 10)))
         if isinstance(error, ApiError) and error.retry_after:
             delay = max(delay, error.retry_after)
@@ -134,18 +146,25 @@ class Reconciler:
         settings, now = self.settings, datetime.now(UTC)
         memory = self._memories.setdefault(archive, Memory())
         observed = observe(self.api, archive, settings, memory, now)
-        if all(cycle.has_ended for cycle in observed.cycles):
+        is_promoting = observed.inference is not None and observed.inference.marker
+        if all(cycle.has_ended for cycle in observed.cycles) and not is_promoting:
             del self._memories[archive]
         metrics.note_states(archive, (cycle.status.state for cycle in observed.cycles))
-        if not settings.paused:
-            actions = heal(observed.inference, observed.cycles)
-            Applier(self.api, settings, memory, metrics.note_write).apply(actions, None)
-        wakes = []
+        healing = () if settings.paused else heal(observed.inference, observed.cycles)
+        Applier(self.api, settings, memory, metrics.note_write).apply(healing, None)
+        wakes: list[datetime] = [now + timedelta(seconds=_HEAL_SECONDS)] if healing else []
+        errors: list[Exception] = []
         for cycle in observed.cycles:
-            planned = self._plan(cycle, observed, settings, now)
-            self._apply(planned, cycle, settings, memory)
-            wakes.append(planned.wake)
-        return min((wake for wake in wakes if wake is not None), default=None)
+            try:
+                planned = self._plan(cycle, observed, settings, now)
+                self._apply(planned, cycle, settings, memory)
+            except Exception as error:  # noqa: BLE001 - one cycle's trouble is not the others'
+                errors.append(error)
+            else:
+                wakes += [planned.wake] if planned.wake else []
+        if errors:
+            raise errors[0]
+        return min(wakes, default=None)
 
     def _plan(self, cycle: Cycle, observed: Observed, settings: Settings, now: datetime) -> Plan:
         began = time.monotonic()
@@ -155,5 +174,21 @@ class Reconciler:
 
     def _apply(self, planned: Plan, cycle: Cycle, settings: Settings, memory: Memory) -> None:
         for action in planned.actions:
-            logger.debug("%s: %s", cycle.name, type(action).__name__, extra={"cycle": cycle.name})
+            _log(action, cycle)
         Applier(self.api, settings, memory, metrics.note_write).apply(planned.actions, cycle)
+
+
+def _log(action: Action, cycle: Cycle) -> None:
+    """A line for what begins, stops and changes; everything with --verbose."""
+    told: dict[str, str] = {"cycle": cycle.name, "archive": cycle.archive}
+    match action:
+        case CreateJob():
+            told |= {"stage": labels(action.manifest)[STAGE], "job": name(action.manifest)}
+            logger.info("%s: %s begins as %s", cycle.name, told["stage"], told["job"], extra=told)
+        case DeleteJob():
+            logger.info("%s: %s is stopped", cycle.name, action.name, extra=told | {"job": action.name})
+        case PatchStatus() if action.status.state != cycle.status.state:
+            told |= {"stage": action.status.stage or "", "state": action.status.state}
+            logger.info("%s: %s, was %s", cycle.name, action.status.state, cycle.status.state, extra=told)
+        case _:
+            logger.debug("%s: %s", cycle.name, type(action).__name__, extra=told)

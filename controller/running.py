@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
-
-from pydantic import ValidationError
 
 from controller.actions import CreateJob, CreateService, DeleteJob
 from controller.manifests import asking_job, job_name, ranks_service, stage_job
@@ -73,20 +73,28 @@ def begin(p: Planning, step: Step) -> None:
 
 def _create(p: Planning, entry: StageStatus) -> None:
     """Create the Job of the stage that is to run; a refusal of it is said."""
-    manifest = stage_job(p, entry)
     p.wake(after(entry.started_at, _deadline_seconds(p, entry)))
-    refusal = p.observed.refusals.get(entry.job)
-    if refusal is not None and refusal.is_permanent:
-        fail(p, "JobRefused", refusal.message)
-        return
-    if (service := ranks_service(p, entry)) is not None:
-        p.actions.append(CreateService(service))
-    p.actions.append(CreateJob(manifest))
-    if refusal is not None:
-        reason = "QuotaExceeded" if "quota" in refusal.message else "JobRefused"
-        p.progressing("False", reason, refusal.message)
-    else:
+    service = ranks_service(p, entry)
+    if not _is_refused(p, *(name(one) for one in (service,) if one), entry.job):
         p.progressing("True", "StageRunning", f"{entry.name} runs as {entry.job}")
+    if p.status.state == "Failed":
+        return
+    if service is not None:
+        p.actions.append(CreateService(service))
+    p.actions.append(CreateJob(stage_job(p, entry)))
+
+
+def _is_refused(p: Planning, *names: str) -> bool:
+    """Whether the API server has refused one of these objects: then it is said, and for good the cycle fails."""
+    refusal = next((p.observed.refusals[one] for one in names if one in p.observed.refusals), None)
+    if refusal is None:
+        return False
+    if refusal.is_permanent:
+        fail(p, "JobRefused", refusal.message)
+    else:
+        p.progressing("False", "QuotaExceeded" if "quota" in refusal.message else "JobRefused", refusal.message)
+        p.wake(p.now + timedelta(seconds=_REFUSED_SECONDS))
+    return True
 
 
 def _watch(p: Planning, entry: StageStatus) -> None:
@@ -105,13 +113,22 @@ def _watch(p: Planning, entry: StageStatus) -> None:
             succeed(p, told.result)
     elif failed := condition(job, "Failed"):
         _failed(p, entry, job, failed)
-    elif p.now >= after(entry.started_at, _deadline_seconds(p, entry)):
+    elif _is_over_time(p, entry, job):
         fail(p, "DeadlineExceeded", f"{entry.name} took longer than {_deadline_seconds(p, entry)} s")
     else:
-        p.wake(after(entry.started_at, _deadline_seconds(p, entry)))
         if entry.job_uid != uid(job):
             p.set_entry(job_uid=uid(job))
         _describe(p, entry, job)
+
+
+def _is_over_time(p: Planning, entry: StageStatus, job: Json) -> bool:
+    """Whether a stage has had its time: it begins when its Job may start, which Kueue may hold."""
+    if job["spec"].get("suspend"):
+        return False
+    began = str((job.get("status") or {}).get("startTime") or entry.started_at)
+    at = after(began, _deadline_seconds(p, entry))
+    p.wake(at)
+    return p.now >= at
 
 
 def _describe(p: Planning, entry: StageStatus, job: Json) -> None:
@@ -123,6 +140,8 @@ def _describe(p: Planning, entry: StageStatus, job: Json) -> None:
         p.progressing("Unknown" if reason == "Admission" else "False", reason, message)
         return
     p.progressing("True", "StageRunning", f"{entry.name} runs as {entry.job}")
+    if entry.name == "train":
+        p.wake(p.now + timedelta(seconds=p.settings.progress_seconds))
     if progress := p.observed.progress.get(entry.job):
         p.set(progress=progress)
 
@@ -182,21 +201,34 @@ def _watch_question(p: Planning, entry: StageStatus) -> None:
     """The stage had finished: go on. It had not: begin it again."""
     job = p.observed.jobs.get(entry.asks)
     if job is None:
-        p.actions.append(CreateJob(asking_job(p, entry)))
+        _is_refused(p, entry.asks)
+        if p.status.state != "Failed":
+            p.actions.append(CreateJob(asking_job(p, entry)))
         return
     told = _told(p, job, entry)
     if condition(job, "Complete") and told is not None and told.result is not None:
         succeed(p, told.result)
     elif condition(job, "Complete") or condition(job, "Failed"):
-        failure = told.failure if told else None
-        has_not_finished = failure is not None and failure.exit_code == MissingInputError.exit_code
-        if has_not_finished and entry.losses < stages.stage(entry.name).retries:
-            message = f"{entry.name} had not finished when its Job was lost; it is begun again"
-            p.emit("JobLost", message, is_warning=True)
-            _begin_again(p, entry)
-        else:
-            words = _words(told) or "its Job is gone, and the store was not readable"
-            fail(p, "ResultUnknown", f"{entry.name}: {words}")
+        _unanswered(p, entry, told)
+    elif _is_over_time(p, entry, job):
+        fail(p, "ResultUnknown", f"{entry.name}: {entry.asks} did not end; see what it waits for, then retry")
+    else:
+        reason, message = _trouble(p, entry, job)
+        if reason:
+            p.progressing("False", reason, message)
+
+
+def _unanswered(p: Planning, entry: StageStatus, told: Termination | None) -> None:
+    """The store was asked, and gave no result."""
+    failure = told.failure if told else None
+    has_not_finished = failure is not None and failure.exit_code == MissingInputError.exit_code
+    if has_not_finished and entry.losses < stages.stage(entry.name).retries:
+        message = f"{entry.name} had not finished when its Job was lost; it is begun again"
+        p.emit("JobLost", message, is_warning=True)
+        _begin_again(p, entry)
+    else:
+        words = _words(told) or "its Job is gone, and the store was not readable"
+        fail(p, "ResultUnknown", f"{entry.name}: {words}")
 
 
 def _told(p: Planning, job: Json, entry: StageStatus) -> Termination | None:
@@ -225,22 +257,42 @@ def _deadline_seconds(p: Planning, entry: StageStatus) -> int:
 
 def succeed(p: Planning, result: Json) -> None:
     """A stage has told its result: say so, and go on with what follows it."""
-    running = p.status
+    if _is_noted(p, result):
+        assert p.entry is not None
+        _follow(p, p.entry)
+
+
+def note_finished(p: Planning) -> None:
+    """Note the result of a stage that has ended well, and go on with nothing: the cycle is suspended."""
+    entry = p.entry
+    job = p.observed.jobs.get(entry.job) if entry and entry.state == "Running" else None
+    if entry is None or job is None or not condition(job, "Complete"):
+        return
+    told = _told(p, job, entry)
+    if told is not None and told.result is not None:
+        _is_noted(p, told.result)
+
+
+def _is_noted(p: Planning, result: Json) -> bool:
+    """Write a stage's result into the status. One of another version's making fails the cycle."""
+    before = p.status
     entry = p.set_entry(state="Succeeded", completed_at=p.now_written, result=result, message="", asks="")
     p.set(progress=None)
     try:
         _note(p, entry, result)
-    except ValidationError as error:  # of an image of another version
-        p.status = running
-        fail(p, "ResultUnknown", f"{entry.name} told a result that is none: {error.errors()[0]['msg']}")
-    else:
-        _follow(p, entry)
+    except ValueError as error:  # ValidationError is one
+        p.status = before
+        fail(p, "ResultUnknown", f"{entry.name} told a result that is none: {error}")
+        return False
+    return True
 
 
 def _note(p: Planning, entry: StageStatus, result: Json) -> None:
-    """What of a result stands in the status itself."""
-    if "window_idx" in result and result["window_idx"] is not None:
-        p.set(window_idx=result["window_idx"])
+    """What of a result stands in the status itself; ValueError where it is not what it should be."""
+    if (window_idx := result.get("window_idx")) is not None:
+        if type(window_idx) is not int:
+            raise ValueError(f"window_idx is {window_idx!r}")
+        p.set(window_idx=window_idx)
     if entry.name == "split" and result.get("log"):
         p.set(log=LogHead.model_validate(result["log"]))
     if entry.name == "train":
@@ -250,6 +302,8 @@ def _note(p: Planning, entry: StageStatus, result: Json) -> None:
     if entry.name == "select":
         p.set(decision=Decision.model_validate(result | {"message": shortened(str(result.get("message", "")))}))
         p.set(candidate=_adapter(result.get("candidate")), incumbent=_adapter(result.get("incumbent")))
+        if result.get("outcome") == "Promote" and not (p.status.candidate and p.status.candidate.sha256):
+            raise ValueError("it promotes no candidate")
 
 
 def _trained(result: Json) -> str:
@@ -289,7 +343,7 @@ def _end(p: Planning, entry: StageStatus) -> None:
     elif state == "Skipped":
         p.end("Skipped", "TooFewMessages", why_skipped(results["window"], p.spec.window.min_new_messages))
     else:
-        reason = str(entry.result.get("reason") or state)
+        reason = re.sub(r"[^A-Za-z0-9]", "", str(entry.result.get("reason") or state))[:64] or state
         message = str(entry.result.get("message", ""))
         p.condition("Promoted", "True" if state == "Promoted" else "False", reason, message)
         p.end(state, reason, message)

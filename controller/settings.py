@@ -67,8 +67,8 @@ class StoreSettings(SettingsModel):
     """ConfigMap with `ca.crt`, the store's private certificate authority."""
 
 
-def _resources(cpu: str, memory: str, most: str) -> Resources:
-    return Resources(requests={"cpu": cpu, "memory": memory}, limits={"memory": most})
+def _resources(cpu: str, memory: str, most_cpu: str, most_memory: str) -> Resources:
+    return Resources(requests={"cpu": cpu, "memory": memory}, limits={"cpu": most_cpu, "memory": most_memory})
 
 
 class Settings(SettingsModel):
@@ -98,9 +98,9 @@ class Settings(SettingsModel):
     """What GPU stages request, one for each process; empty: nothing, they run on the CPU."""
     grace_seconds: Annotated[int, Field(ge=1, le=3600)] = 120
     """How long a stage may take to save when it is told to stop."""
-    light_resources: Resources = _resources("250m", "512Mi", "4Gi")
+    light_resources: Resources = _resources("250m", "512Mi", "2", "4Gi")
     """Of stages without a model."""
-    heavy_resources: Resources = _resources("1", "4Gi", "32Gi")
+    heavy_resources: Resources = _resources("1", "4Gi", "16", "32Gi")
     """Of the others, GPUs aside."""
     stages: dict[StageName, StageOverride] = {}
     """What differs in single stages; a cycle's own overrides win."""

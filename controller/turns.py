@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from controller.cycles import Cycle
+from controller.accepting import refused
+from controller.cycles import Cycle, distinct
 from controller.objects import CYCLE, label_value, labels
 from controller.observed import Observed
+from controller.settings import Settings
 from jobs.contracts.cycle.status import MOST_SOURCES
 
 
@@ -22,7 +24,7 @@ class Turn:
     """Queued cycles whose sources it takes over."""
 
 
-def turn_of(cycle: Cycle, observed: Observed) -> Turn:
+def turn_of(cycle: Cycle, observed: Observed, settings: Settings) -> Turn:
     """A cycle's turn. It comes when no other of its archive runs, and no pod of it is left.
 
     Failed cycles do not block; suspended ones and those that wait for approval do. Of several that wait, the
@@ -35,12 +37,12 @@ def turn_of(cycle: Cycle, observed: Observed) -> Turn:
         return Turn(is_come=True) if first.uid == cycle.uid else _behind(first)
     if holders:
         return _behind(holders[0])
-    return _next_turn(cycle, observed)
+    return _next_turn(cycle, observed, settings)
 
 
-def _next_turn(cycle: Cycle, observed: Observed) -> Turn:
+def _next_turn(cycle: Cycle, observed: Observed, settings: Settings) -> Turn:
     """The turn of a cycle that waits while no other runs."""
-    waiting = [one for one in observed.cycles if _waits(one)]
+    waiting = [one for one in observed.cycles if _waits(one) and refused(one, settings) is None]
     blocking = next((one for one in waiting if _is_suspended(one) and one.order < cycle.order), None)
     # One that is retried has its mail already, and goes on before new ones begin.
     blocking = blocking or next((one for one in waiting if one.has_started and one.uid != cycle.uid), None)
@@ -58,13 +60,15 @@ def _next_turn(cycle: Cycle, observed: Observed) -> Turn:
 
 
 def _that_fit(cycle: Cycle, others: list[Cycle]) -> Iterator[Cycle]:
-    """The cycles whose sources one status can hold, oldest first; the rest have a turn of their own later."""
-    num_sources = len(cycle.sources)
+    """The cycles over the same store whose sources one cycle can hold; the rest have a turn of their own later."""
+    assert cycle.spec is not None
+    taken = cycle.sources
     for one in others:
-        num_sources += len(one.sources)
-        if num_sources > MOST_SOURCES:
+        taken = distinct(taken, one.sources)
+        if len(taken) > MOST_SOURCES:
             return
-        yield one
+        if one.spec is not None and one.spec.store == cycle.spec.store:
+            yield one
 
 
 def superseding(cycle: Cycle, observed: Observed) -> Cycle | None:
@@ -75,7 +79,7 @@ def superseding(cycle: Cycle, observed: Observed) -> Cycle | None:
 
 
 def _waits(cycle: Cycle) -> bool:
-    return not (cycle.has_ended or cycle.is_active or cycle.is_deleting) and cycle.spec is not None
+    return not (cycle.has_ended or cycle.is_active or cycle.is_deleting)
 
 
 def _is_suspended(cycle: Cycle) -> bool:

@@ -20,6 +20,7 @@ from controller.actions import (
     DeleteCycle,
     DeleteJob,
     Emit,
+    Forget,
     PatchStatus,
     SetAdapter,
     Swap,
@@ -89,6 +90,10 @@ class World:
     inference_pods: list[Json] = field(default_factory=list)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     swaps: dict[tuple[str, str], str] = field(default_factory=dict)
+    says: dict[tuple[str, str], Answer] = field(default_factory=dict)
+    """By inference pod and expected adapter: what it answers, where that is not what it serves."""
+    refuses: dict[tuple[str, str], str] = field(default_factory=dict)
+    """By inference pod and adapter: why it does not load it."""
     loaded: dict[str, str] = field(default_factory=dict)
     """By inference pod: the adapter that it answers with, where it was swapped."""
     writes: list[str] = field(default_factory=list)
@@ -191,7 +196,9 @@ class World:
             case CreateJob():
                 self._create_job(action.manifest)
             case CreateService():
-                self.services.setdefault(action.manifest["metadata"]["name"], action.manifest)
+                name = action.manifest["metadata"]["name"]
+                there = self.services.setdefault(name, action.manifest)
+                assert there == action.manifest, f"{name} was created with another manifest"
             case DeleteJob():
                 self.writes.append(f"delete {action.name}")
                 self.remove_job(action.name)
@@ -203,12 +210,19 @@ class World:
                 self._set_adapter(action)
             case Ask():
                 uid = action.pod["metadata"]["uid"]
-                served = self.loaded.get(uid) or action.pod["metadata"]["annotations"].get(ADAPTER, "")
-                self.answers.setdefault((uid, action.adapter), Answer(served.rpartition("@")[2], "yes"))
+                template = action.pod["metadata"]["annotations"].get(ADAPTER, "")
+                served = self.loaded.get(uid, template)
+                answer = self.says.get((uid, action.adapter), Answer(served.rpartition("@")[2], "yes"))
+                self.answers[uid, action.adapter] = answer
             case Swap():
                 uid = action.pod["metadata"]["uid"]
-                self.loaded[uid] = action.adapter
-                self.swaps.setdefault((uid, action.adapter), "")
+                problem = self.refuses.get((uid, action.adapter), "")
+                if not problem:
+                    self.loaded[uid] = action.adapter
+                self.swaps[uid, action.adapter] = problem
+            case Forget():
+                self.answers.clear()
+                self.swaps.clear()
             case Emit():
                 self.events.setdefault(action.name, action)
 

@@ -27,8 +27,8 @@ State = Literal[
 ENDED: tuple[State, ...] = ("Promoted", "NotPromoted", "Skipped", "Failed")
 """States in which nothing is left to do. Failed alone is no success; a retry leads out of it."""
 
-MOST_SOURCES = 512
-"""Sources that one cycle may take over from others that wait."""
+MOST_SOURCES = 64
+"""Sources of one cycle, with those that it takes over from others that wait: as many as a spec may hold."""
 
 Time = Annotated[str, StringConstraints(max_length=32)]
 Told = Annotated[str, StringConstraints(max_length=1024)]
