@@ -56,6 +56,8 @@ class SetAdapter:
     """Value of the annotation, `key@digest`; empty: what the record says."""
     marker: Json | None
     """Who is in the middle of a promotion, and what stood there before; None: nobody is."""
+    resource_version: str = ""
+    """Of the Deployment that was looked at: what has been changed since then is not overwritten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,11 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Forget what pods have answered and loaded: another promotion begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class Emit:
     """An Event for people, once."""
 
@@ -86,7 +93,7 @@ class Emit:
     is_warning: bool = False
 
 
-Action = CreateJob | CreateService | DeleteJob | DeleteCycle | PatchStatus | SetAdapter | Ask | Swap | Emit
+Action = CreateJob | CreateService | DeleteJob | DeleteCycle | PatchStatus | SetAdapter | Ask | Swap | Forget | Emit
 
 
 @dataclass(frozen=True, slots=True)

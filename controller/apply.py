@@ -90,22 +90,24 @@ class Applier:
                 self._patch_status(action)
             case SetAdapter():
                 self._set_adapter(action)
-            case Ask():
-                assert self._settings.inference is not None
-                self._memory.answers[uid(action.pod), action.adapter] = inference.ask(
-                    action.pod, self._settings.inference
-                )
-            case Swap():
-                assert self._settings.inference is not None
-                self._memory.swaps[uid(action.pod), action.adapter] = inference.swap(
-                    action.pod, action.adapter, self._settings.inference
-                )
-            case Forget():
-                self._memory.answers.clear()
-                self._memory.swaps.clear()
+            case Ask() | Swap() | Forget():
+                self._talk(action)
             case Emit():
                 assert cycle is not None
                 self._emit(action, cycle)
+
+    def _talk(self, action: Ask | Swap | Forget) -> None:
+        """With the pods of the inference Deployment; what they say is remembered until another promotion begins."""
+        said = self._settings.inference
+        assert said is not None
+        match action:
+            case Ask():
+                self._memory.answers[uid(action.pod), action.adapter] = inference.ask(action.pod, said)
+            case Swap():
+                self._memory.swaps[uid(action.pod), action.adapter] = inference.swap(action.pod, action.adapter, said)
+            case Forget():
+                self._memory.answers.clear()
+                self._memory.swaps.clear()
 
     def _create_unless_refused(self, kind: str, manifest: Json) -> None:
         """Create it, and remember a refusal for the next plan to say. One that this plan says already ends nothing."""

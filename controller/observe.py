@@ -13,7 +13,19 @@ import urllib3
 
 from controller.api import Api
 from controller.cycles import Cycle, read_cycle
-from controller.objects import ARCHIVE, MANAGED_BY, MANAGER, PLURAL, Json, condition, is_live, labels, name, uid, written
+from controller.objects import (
+    ARCHIVE,
+    MANAGED_BY,
+    MANAGER,
+    PLURAL,
+    Json,
+    condition,
+    is_live,
+    labels,
+    name,
+    uid,
+    written,
+)
 from controller.observed import Answer, Inference, Observed, Refusal
 from controller.settings import PROGRESS_PORT, Settings
 from jobs.contracts.cycle.status import Progress

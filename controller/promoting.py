@@ -7,13 +7,12 @@ there before, in the same write: so that it can be taken back whatever happens t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from controller.actions import Action, Ask, SetAdapter, Swap
+from controller.actions import Action, Ask, Forget, SetAdapter, Swap
 from controller.cycles import Cycle
-from controller.objects import PROMOTION, after, annotations_of, condition, is_deleting, is_false, is_ready, name, uid
+from controller.objects import after, condition, is_deleting, is_false, is_ready, name, uid
 from controller.observed import Inference
 from controller.status import shortened
 from jobs.contracts.cycle.status import ENDED, Promotion
@@ -26,24 +25,58 @@ _POLL_SECONDS = 5
 
 def is_cleared(p: Planning) -> bool:
     """Whether the promote stage may run now: it records what serves already, or why nothing came of it."""
-    decision, promotion = p.status.decision, p.status.promotion
+    decision = p.status.decision
     if decision is None or decision.outcome != "Promote":
         return True
-    if promotion is not None and promotion.phase in ("Recording", "Withheld"):
-        return True
-    if promotion is None and not _is_approved(p):
+    if p.status.promotion is None and not _is_approved(p):
         return False
-    inference = p.observed.inference
+    promotion, inference = p.status.promotion, p.observed.inference
+    if promotion is not None and promotion.phase == "Withheld":
+        return True
     if inference is None:
-        return True
-    if promotion is None:
+        return _wait_for_it(p, promotion) if _is_served(p) else True
+    if promotion is None or (promotion.phase == "Announced" and not _is_as_announced(inference, promotion)):
         _announce(p, inference)
-        return False
-    if promotion.phase == "Restoring":
+    elif promotion.phase == "Recording":
+        return _is_marked(p, inference, promotion)
+    elif promotion.phase == "Restoring":
         _restore(p, inference, promotion)
     else:
         _roll_out(p, inference, promotion)
-    return p.status.promotion is not None and p.status.promotion.phase in ("Recording", "Withheld")
+    return p.status.promotion is not None and p.status.promotion.phase == "Withheld"
+
+
+def give_up(p: Planning) -> None:
+    """Forget a roll-out that has not come to its end: `heal` takes it back, and later it is announced anew."""
+    promotion = p.status.promotion
+    if promotion is not None and promotion.phase in ("Announced", "RollingOut"):
+        p.set(promotion=None)
+
+
+def _is_served(p: Planning) -> bool:
+    said = p.settings.inference
+    return said is not None and said.archive == p.spec.archive
+
+
+def _wait_for_it(p: Planning, promotion: Promotion | None) -> bool:
+    """The Deployment of the settings is not there: wait for it, then withhold the candidate, which nobody serves."""
+    said, candidate = p.settings.inference, p.status.candidate
+    assert said is not None
+    assert candidate is not None
+    message = f"the controller's settings name Deployment {said.deployment}, and there is none"
+    if promotion is None:
+        value = _value(candidate.adapter, candidate.sha256)
+        promotion = Promotion(phase="Announced", adapter=value, started_at=p.now_written, reason="InferenceMissing")
+        p.set(state="Running", promotion=promotion)
+    if promotion.phase == "Recording" and _has_begun(p, promotion):
+        return True
+    at = after(promotion.started_at, p.spec.promotion.timeout_seconds)
+    if p.now >= at:
+        _withhold(p, promotion, promotion.reason or "InferenceMissing", promotion.message or message)
+        return True
+    p.progressing("False", "InferenceMissing", message)
+    p.wake(at)
+    return False
 
 
 def _is_approved(p: Planning) -> bool:
@@ -54,8 +87,9 @@ def _is_approved(p: Planning) -> bool:
     if promotion.approve == candidate.sha256:
         p.condition("Promoted", "Unknown", "Approved", f"{candidate.sha256} is approved")
         return True
-    chosen = p.status.stages[-1].completed_at
-    at = after(chosen, promotion.approval_timeout_seconds) if chosen else p.now
+    # A retry asks again.
+    since = max(p.status.stages[-1].completed_at or "", p.status.started_at or "") or p.now_written
+    at = after(since, promotion.approval_timeout_seconds)
     if p.now >= at:
         message = f"nobody approved {candidate.sha256} within {promotion.approval_timeout_seconds} s"
         withheld = Promotion(
@@ -78,64 +112,114 @@ def _is_approved(p: Planning) -> bool:
 
 def _announce(p: Planning, inference: Inference) -> None:
     """Write down what is served now, before anything is changed."""
-    candidate = p.status.candidate
+    candidate, incumbent = p.status.candidate, p.status.incumbent
     assert candidate is not None
+    if inference.marker and not inference.is_swapped:  # of what went before; `heal` is about to take it back
+        p.wake(after(p.now_written, _POLL_SECONDS))
+        return
     value = _value(candidate.adapter, candidate.sha256)
-    promotion = Promotion(phase="Announced", adapter=value, former=inference.adapter, started_at=p.now_written)
+    former = inference.adapter
+    if inference.is_swapped:
+        former = _value(incumbent.adapter, incumbent.sha256) if incumbent and incumbent.adapter else ""
+    promotion = Promotion(phase="Announced", adapter=value, former=former, started_at=p.now_written)
+    p.actions.append(Forget())
     p.set(state="Running", promotion=promotion)
-    p.progressing("True", "RollingOut", f"{name(inference.deployment)} is brought to {candidate.sha256[:16]}")
+    p.progressing("True", "RollingOut", _rolling_out(inference, promotion))
     p.condition("Promoted", "Unknown", "RollingOut", f"{name(inference.deployment)} does not answer with it yet")
 
 
+def _rolling_out(inference: Inference, promotion: Promotion) -> str:
+    return f"{name(inference.deployment)} is brought to {promotion.adapter.rpartition('@')[2][:16]}"
+
+
+def _is_as_announced(inference: Inference, promotion: Promotion) -> bool:
+    """Whether what stood there then stands there yet, so that nobody's change is taken for ours, or lost."""
+    if promotion.reason:  # it was announced while there was no Deployment
+        return False
+    is_known = inference.adapter in (promotion.former, promotion.adapter)
+    return inference.is_swapped or is_known or bool(inference.marker)
+
+
+def _set(p: Planning, inference: Inference, adapter: str, marker: dict[str, Any] | None) -> None:
+    p.actions.append(SetAdapter(adapter, marker, inference.version))
+
+
+def _marker(p: Planning, promotion: Promotion, **more: Any) -> dict[str, Any]:
+    return {"cycle": p.cycle.uid, "adapter": promotion.adapter, "former": promotion.former} | more
+
+
 def _roll_out(p: Planning, inference: Inference, promotion: Promotion) -> None:
+    under_way = promotion.model_copy(update={"phase": "RollingOut"})
     if inference.is_swapped:
-        _swap(p, inference, promotion)
+        _swap(p, inference, under_way)
     elif inference.adapter == promotion.adapter:
-        seen = promotion.model_copy(update={"phase": "RollingOut"})
-        p.set(promotion=seen)
-        _verify(p, inference, seen)
-    elif promotion.phase == "Announced":
-        p.actions.append(SetAdapter(promotion.adapter, {"cycle": p.cycle.uid, "former": promotion.former}))
+        p.set(promotion=under_way)
+        _verify(p, inference, under_way)
+    elif promotion.phase == "Announced" and not inference.marker:
+        _set(p, inference, promotion.adapter, _marker(p, promotion))
+        p.set(promotion=under_way)
         p.wake(after(promotion.started_at, p.spec.promotion.timeout_seconds))
-    else:  # the marker says nothing here: `kubectl rollout undo` takes it away too
-        message = f"somebody set {name(inference.deployment)} back to {inference.adapter or 'nothing'}; that stays"
-        _withhold(p, promotion, "RolledBackExternally", message)
+    else:
+        _leave(p, inference, promotion)
+
+
+def _leave(p: Planning, inference: Inference, promotion: Promotion) -> None:
+    """A person has set something else, with the marker or without: `kubectl rollout undo` takes it away too."""
+    message = f"somebody set {name(inference.deployment)} back to {inference.adapter or 'nothing'}; that stays"
+    _withhold(p, promotion, "RolledBackExternally", message)
 
 
 def _verify(p: Planning, inference: Inference, promotion: Promotion) -> None:
     """Every ready pod with the adapter is asked, and must answer with it."""
     pods = [pod for pod in inference.pods_with(promotion.adapter) if not is_deleting(pod)]
+    _judge(p, inference, promotion, pods, [pod for pod in pods if is_ready(pod)], is_there=inference.is_rolled_out)
+
+
+def _judge(
+    p: Planning, inference: Inference, promotion: Promotion, pods: list[Any], ready: list[Any], *, is_there: bool
+) -> None:
+    """Ask the ready pods; record where all that are to be there answer with it, take back a wrong answer.
+
+    One without an answer is asked again until the time is up. In a look that asks for the first time it is not:
+    a controller that was away has heard nothing yet.
+    """
     digest = promotion.adapter.rpartition("@")[2]
-    for pod in filter(is_ready, pods):
-        answer = inference.answers.get((uid(pod), promotion.adapter))
-        if answer is None:
-            p.actions.append(Ask(pod, promotion.adapter))
-        elif not answer.problem and answer.adapter != digest:
+    answers = {uid(pod): inference.answers.get((uid(pod), promotion.adapter)) for pod in ready}
+    for pod in ready:
+        answer = answers[uid(pod)]
+        if answer is not None and not answer.problem and answer.adapter != digest:
             found = answer.adapter[:16] or "the bare base model"
-            _take_back(p, inference, promotion, "WrongAdapter", f"{name(pod)} answers with {found}")
+            _take_back(p, promotion, "WrongAdapter", f"{name(pod)} answers with {found}")
             return
-    right = [pod for pod in pods if _answers(inference, pod, promotion.adapter)]
-    if inference.is_rolled_out and len(right) >= inference.num_replicas:
-        _record(p, promotion)
+    open_ones = [pod for pod in ready if (answer := answers[uid(pod)]) is None or answer.problem]
+    num_right = len(ready) - len(open_ones)
+    if is_there and not open_ones and num_right >= max(1, inference.num_replicas):
+        _record(p, inference, promotion)
         return
-    if p.now >= after(promotion.started_at, p.spec.promotion.timeout_seconds):
-        _take_back(p, inference, promotion, *_why_not_ready(p, inference, pods, promotion.adapter))
+    has_heard = all(answers[uid(pod)] is not None for pod in ready)
+    if has_heard and p.now >= after(promotion.started_at, p.spec.promotion.timeout_seconds):
+        _take_back(p, promotion, *_why_not_ready(p, inference, pods, promotion.adapter))
         return
-    p.actions += [
-        Ask(pod, promotion.adapter)
-        for pod in filter(is_ready, pods)
-        if (answer := inference.answers.get((uid(pod), promotion.adapter))) and answer.problem
-    ]
+    p.actions += [Ask(pod, promotion.adapter) for pod in open_ones]
+    _wait_on(p, inference, promotion)
+
+
+def _wait_on(p: Planning, inference: Inference, promotion: Promotion) -> None:
+    if inference.num_replicas == 0:
+        p.progressing("False", "NoReplicas", _no_replicas(inference))
+    else:
+        p.progressing("True", "RollingOut", _rolling_out(inference, promotion))
     p.wake(after(p.now_written, _POLL_SECONDS))
 
 
-def _answers(inference: Inference, pod: Any, adapter: str) -> bool:
-    answer = inference.answers.get((uid(pod), adapter))
-    return answer is not None and not answer.problem
+def _no_replicas(inference: Inference) -> str:
+    return f"{name(inference.deployment)} has 0 replicas: nothing answers with the candidate"
 
 
 def _why_not_ready(p: Planning, inference: Inference, pods: list[Any], adapter: str) -> tuple[str, str]:
     seconds = p.spec.promotion.timeout_seconds
+    if inference.num_replicas == 0:
+        return "NoReplicas", _no_replicas(inference)
     for pod in pods:
         scheduled = is_false(pod, "PodScheduled")
         if scheduled and scheduled.get("reason") == "Unschedulable":
@@ -152,62 +236,79 @@ def _why_not_ready(p: Planning, inference: Inference, pods: list[Any], adapter: 
 
 def _swap(p: Planning, inference: Inference, promotion: Promotion) -> None:
     """Every pod is told to load the adapter, then asked."""
-    if not _marker_of(inference):
-        p.actions.append(SetAdapter("", {"cycle": p.cycle.uid, "former": promotion.former, "swap": True}))
+    p.set(promotion=promotion)
+    if inference.marker != _marker(p, promotion):
+        _set(p, inference, "", _marker(p, promotion))
         return
     pods = [pod for pod in inference.pods if is_ready(pod)]
-    digest = promotion.adapter.rpartition("@")[2]
-    num_right = 0
-    for pod in pods:
-        swapped = inference.swaps.get((uid(pod), promotion.adapter))
-        answer = inference.answers.get((uid(pod), promotion.adapter))
-        if swapped is None:
-            p.actions.append(Swap(pod, promotion.adapter))
-        elif swapped:
-            _take_back(p, inference, promotion, "NotLoaded", f"{name(pod)}: {swapped}")
+    told = [pod for pod in pods if (uid(pod), promotion.adapter) in inference.swaps]
+    for pod in told:
+        if problem := inference.swaps[uid(pod), promotion.adapter]:
+            _take_back(p, promotion, "NotLoaded", f"{name(pod)}: {problem}")
             return
-        elif answer is None:
-            p.actions.append(Ask(pod, promotion.adapter))
-        elif answer.problem or answer.adapter != digest:
-            problem = answer.problem or f"it answers with {answer.adapter[:16] or 'the bare base model'}"
-            _take_back(p, inference, promotion, "WrongAdapter", f"{name(pod)}: {problem}")
-            return
-        else:
-            num_right += 1
-    if pods and num_right == len(pods) >= inference.num_replicas:
-        _record(p, promotion)
-    elif p.now >= after(promotion.started_at, p.spec.promotion.timeout_seconds):
-        _take_back(p, inference, promotion, *_why_not_ready(p, inference, pods, promotion.adapter))
+    if len(told) < len(pods):
+        p.actions += [Swap(pod, promotion.adapter) for pod in pods if pod not in told]
+        _wait_on(p, inference, promotion)
     else:
-        p.wake(after(p.now_written, _POLL_SECONDS))
+        _judge(p, inference, promotion, list(inference.pods), pods, is_there=True)
 
 
-def _record(p: Planning, promotion: Promotion) -> None:
+def _record(p: Planning, inference: Inference, promotion: Promotion) -> None:
     p.set(promotion=promotion.model_copy(update={"phase": "Recording"}))
     p.progressing("True", "Recording", "every pod answers with it; the promotion is written down")
+    _set(p, inference, inference.adapter, _marker(p, promotion, recording=True))
 
 
-def _take_back(p: Planning, inference: Inference, promotion: Promotion, reason: str, message: str) -> None:
+def _is_marked(p: Planning, inference: Inference, promotion: Promotion) -> bool:
+    """Whether the Deployment says that its adapter is being recorded: then it stays, whatever becomes of the cycle."""
+    if _has_begun(p, promotion):
+        return True
+    if not inference.is_swapped and inference.adapter != promotion.adapter:
+        _leave(p, inference, promotion)
+        return True
+    if inference.marker == _marker(p, promotion, recording=True):
+        return True
+    _set(p, inference, inference.adapter, _marker(p, promotion, recording=True))
+    return False
+
+
+def _has_begun(p: Planning, promotion: Promotion) -> bool:
+    """Whether this promotion's record may have been written."""
+    entry = p.entry
+    return entry is not None and entry.name == "promote" and entry.started_at > promotion.started_at
+
+
+def _take_back(p: Planning, promotion: Promotion, reason: str, message: str) -> None:
+    """Write down why it is taken back. That is done at the next look, which knows its own write by it."""
+    if promotion.former == promotion.adapter:  # it stood there before
+        _withhold(p, promotion, reason, message)
+        return
     changed = promotion.model_copy(update={"phase": "Restoring", "reason": reason, "message": shortened(message)})
     p.set(promotion=changed)
     p.progressing("True", reason, f"{message}; the former adapter is brought back")
     p.emit(reason, f"{message}; the former adapter is brought back", is_warning=True)
-    _restore(p, inference, changed)
+    p.wake(p.now)
 
 
 def _restore(p: Planning, inference: Inference, promotion: Promotion) -> None:
     """Bring back what was served before; when that is done, the candidate is withheld."""
     if inference.is_swapped:
-        left = [
-            pod for pod in inference.pods if is_ready(pod) and inference.swaps.get((uid(pod), promotion.former)) is None
-        ]
+        left = _not_swapped_back(inference, promotion.former)
         p.actions += [Swap(pod, promotion.former) for pod in left]
+        p.wake(after(p.now_written, _POLL_SECONDS))
         if not left:
             _withhold(p, promotion, promotion.reason, promotion.message)
+        elif problem := next(filter(None, (inference.swaps.get((uid(pod), promotion.former)) for pod in left)), ""):
+            message = f"{promotion.message}; the former adapter is not loaded: {problem}; a pod that is deleted has it"
+            p.progressing("True", promotion.reason, message)
     elif inference.adapter == promotion.adapter:
-        p.actions.append(SetAdapter(promotion.former, None))
+        _set(p, inference, promotion.former, None)
     else:
         _withhold(p, promotion, promotion.reason, promotion.message)
+
+
+def _not_swapped_back(inference: Inference, former: str) -> list[Any]:
+    return [pod for pod in inference.pods if is_ready(pod) and inference.swaps.get((uid(pod), former)) != ""]
 
 
 def _withhold(p: Planning, promotion: Promotion, reason: str, message: str) -> None:
@@ -217,34 +318,42 @@ def _withhold(p: Planning, promotion: Promotion, reason: str, message: str) -> N
 
 
 def heal(inference: Inference | None, cycles: Iterable[Cycle]) -> tuple[Action, ...]:
-    """What is to be done about a promotion whose cycle has ended, or is there no longer.
+    """What is to be done about a promotion that no cycle pursues: it has ended, failed, was deleted or suspended.
 
-    One that came to its end is only forgotten; what a deleted cycle had begun is taken back.
+    One that came to its end is only forgotten, and so is one of a deleted cycle that was about to be recorded;
+    what had merely begun is taken back.
     """
-    marker = _marker_of(inference) if inference is not None else {}
-    if inference is None or not marker:
+    if inference is None or not inference.marker:
         return ()
-    owner = next((one for one in cycles if one.uid == marker.get("cycle")), None)
-    if owner is None:
-        former = str(marker.get("former", ""))
-        swaps = [Swap(pod, former) for pod in inference.pods if is_ready(pod)] if inference.is_swapped else []
-        return (*swaps, SetAdapter("" if inference.is_swapped else former, None))
-    if owner.status.state not in ENDED:
+    live = (one for one in cycles if not one.is_deleting)
+    owner = next((one for one in live if one.uid == inference.marker.get("cycle")), None)
+    if owner is not None and _is_under_way(owner):
         return ()
-    recorded = owner.status.state == "Promoted"
+    former = str(inference.marker.get("former", ""))
+    is_other = not inference.is_swapped and inference.adapter != inference.marker.get("adapter", inference.adapter)
+    if is_other or _is_to_stay(owner, inference.marker):
+        return (SetAdapter(inference.adapter, None, inference.version),)
+    if not inference.is_swapped:
+        return (SetAdapter(former, None, inference.version),)
+    left = _not_swapped_back(inference, former)
+    return tuple(Swap(pod, former) for pod in left) or (SetAdapter(inference.adapter, None, inference.version),)
+
+
+def _is_under_way(owner: Cycle) -> bool:
+    """Whether the cycle itself sees to it. A suspended one, or one that waits for a Deployment, does not."""
     promotion = owner.status.promotion
-    if promotion is not None and not recorded and inference.adapter == promotion.adapter and not inference.is_swapped:
-        return (SetAdapter(promotion.former, None),)
-    return (SetAdapter(inference.adapter, None),)
+    if owner.status_problem:
+        return True
+    if owner.status.state in ENDED or promotion is None or (promotion.phase == "Announced" and promotion.reason):
+        return False
+    return owner.status.state != "Suspended" or promotion.phase == "Recording"
 
 
-def _marker_of(inference: Inference) -> dict[str, Any]:
-    text = annotations_of(inference.deployment).get(PROMOTION)
-    try:
-        value = json.loads(text) if text else {}
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+def _is_to_stay(owner: Cycle | None, marker: dict[str, Any]) -> bool:
+    if owner is None:
+        return bool(marker.get("recording"))
+    promotion = owner.status.promotion
+    return owner.status.state == "Promoted" or (promotion is not None and promotion.phase == "Withheld")
 
 
 def _value(adapter: str | None, sha256: str) -> str:

@@ -208,6 +208,13 @@ class World:
                 self._patch(action)
             case SetAdapter():
                 self._set_adapter(action)
+            case Ask() | Swap() | Forget():
+                self._talk(action)
+            case Emit():
+                self.events.setdefault(action.name, action)
+
+    def _talk(self, action: Ask | Swap | Forget) -> None:
+        match action:
             case Ask():
                 uid = action.pod["metadata"]["uid"]
                 template = action.pod["metadata"]["annotations"].get(ADAPTER, "")
@@ -223,8 +230,6 @@ class World:
             case Forget():
                 self.answers.clear()
                 self.swaps.clear()
-            case Emit():
-                self.events.setdefault(action.name, action)
 
     def _create_job(self, manifest: Json) -> None:
         name = manifest["metadata"]["name"]

@@ -48,6 +48,17 @@ GROUPS: dict[str, dict[str, Advice]] = {
             "`promotion.mode` is Manual, and the winner is found",
             "look at it with `refrain cycle show NAME`, then `refrain cycle approve NAME`",
         ),
+        "InferenceMissing": (
+            "the Deployment that the controller's `inference.deployment` names is not there",
+            (
+                "create it, or mend the setting; after `promotion.timeoutSeconds` the candidate is withheld, "
+                "and another cycle is needed"
+            ),
+        ),
+        "NoReplicas": (
+            "the inference Deployment has 0 replicas: nothing can answer with the candidate",
+            "scale it up; after `promotion.timeoutSeconds` the candidate is withheld, and another cycle is needed",
+        ),
         "Admission": (
             "the stage's Job is suspended by Kueue or by a person",
             "wait for the queue: `kubectl get workloads`; or set the Job's `spec.suspend` to false",
