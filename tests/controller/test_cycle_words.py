@@ -229,9 +229,8 @@ def test_the_newest_events():
 
 def reasons_in_the_code() -> set[str]:
     """Words in CamelCase of the modules that plan, and of `select`: reasons, and what is known to be something else."""
-    files = [
-        ROOT / "controller" / f"{name}.py" for name in ("plan", "planning", "running", "promoting", "turns", "status")
-    ]
+    modules = ("plan", "planning", "accepting", "running", "promoting", "turns", "status")
+    files = [ROOT / "controller" / f"{name}.py" for name in modules]
     words = {
         node.value
         for path in files
