@@ -182,7 +182,7 @@ RELOADED = "base and adapter loaded for each, one text at a time"
 ROW = Row(
     title="Evaluating checkpoints",
     unit="checkpoints",
-    size=4,
+    size=2,
     prepare=prepare,
     contestants=(
         Contestant("adapters merged in turn into one loaded base", partial(_program, "refrain")),
