@@ -65,4 +65,5 @@ def ended_as(results: Mapping[str, Json]) -> Ending | None:
 
 def why_skipped(result: Json, min_new_messages: int) -> str:
     """Why a cycle ends as Skipped, in words. `result` is that of window."""
-    return f"{result.get('num_new_train_messages', 'too few')} new train messages came, and minNewMessages is {min_new_messages}"
+    num = result.get("num_new_train_messages", "too few")
+    return f"{num} new train messages came, and minNewMessages is {min_new_messages}"
