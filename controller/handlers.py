@@ -25,6 +25,23 @@ class _Unlimited:
         return itertools.chain((1, 1, 2, 3, 5, 8, 13), itertools.repeat(15))
 
 
+class _NoDiffs(kopf.DiffBaseStorage):
+    """What kopf remembers of an object to tell what has changed of it: nothing, for no handler here asks.
+
+    Its own would copy every object of every event.
+    """
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Nothing."""
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:
+        """Nothing."""
+
+    def store(self, **_: Any) -> None:
+        """Nothing is stored."""
+
+
 def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
     """The handlers, for one reconciler."""
     handlers = kopf.OperatorRegistry()
@@ -73,19 +90,20 @@ def age_of(reconciler: Reconciler) -> float:
 
 
 def _watch(handlers: kopf.OperatorRegistry, reconciler: Reconciler) -> None:
+    """What is listed when a watch begins has no type: it need not have changed."""
     ours = {MANAGED_BY: MANAGER}
 
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
-    async def cycle_may_have_changed(body: Mapping[str, Any], **_: Any) -> None:
-        reconciler.mark(str((body.get("spec") or {}).get("archive", "")))
+    async def cycle_may_have_changed(body: Mapping[str, Any], type: str | None, **_: Any) -> None:  # noqa: A002
+        reconciler.mark(str((body.get("spec") or {}).get("archive", "")), is_routine=type is None)
 
     @kopf.on.event("batch", "v1", "jobs", labels=ours, registry=handlers)
-    async def job_may_have_changed(labels: Mapping[str, str], **_: Any) -> None:
-        reconciler.mark(labels.get(ARCHIVE, ""))
+    async def job_may_have_changed(labels: Mapping[str, str], type: str | None, **_: Any) -> None:  # noqa: A002
+        reconciler.mark(labels.get(ARCHIVE, ""), is_routine=type is None)
 
     @kopf.on.event("", "v1", "pods", labels=ours, registry=handlers)
-    async def pod_may_have_changed(labels: Mapping[str, str], **_: Any) -> None:
-        reconciler.mark(labels.get(ARCHIVE, ""))
+    async def pod_may_have_changed(labels: Mapping[str, str], type: str | None, **_: Any) -> None:  # noqa: A002
+        reconciler.mark(labels.get(ARCHIVE, ""), is_routine=type is None)
 
 
 def _watch_inference(handlers: kopf.OperatorRegistry, reconciler: Reconciler) -> None:
@@ -100,6 +118,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     """Kopf as this controller needs it: one namespace, no discovery, no Events of its own, no giving up."""
     settings.scanning.disabled = True
     settings.posting.enabled = False
+    settings.persistence.diffbase_storage = _NoDiffs()
     settings.peering.standalone = True
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310

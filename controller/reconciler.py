@@ -1,7 +1,8 @@
 """The loop: archives that may have changed are observed, planned and applied, each by one worker at a time.
 
 Events only say where to look. Every archive is looked at again every few minutes, for events get lost, and
-whenever a plan asked for it. What goes wrong is tried again, later and later.
+whenever a plan asked for it. What goes wrong is tried again, later and later. Looks that are routine hold up
+no others: with a thousand archives they take a while.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from jobs.contracts.errors import RefrainError, TransientError
 logger = logging.getLogger("refrain.controller")
 
 _NUM_WORKERS = 8
+"""For archives that have changed."""
+_NUM_ROUTINE_WORKERS = 2
+"""For those of which nothing is known but that they are there."""
 _MOST_DELAY_SECONDS = 60.0
 _SOON_SECONDS = 0.2
 _HEAL_SECONDS = 5
@@ -45,36 +49,41 @@ class Reconciler:
     """When everything was last listed without an error, by the monotonic clock."""
     _memories: dict[str, Memory] = field(default_factory=dict)
     """By archive, while one of its cycles goes on."""
-    _queue: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
-    _waiting: set[str] = field(default_factory=set)
+    _changed: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    _routine: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    _waiting: dict[str, asyncio.Queue[str]] = field(default_factory=dict)
+    """By archive, the more urgent of the queues that it stands in; whichever it is taken from, it is taken once."""
     _working: set[str] = field(default_factory=set)
     _again: set[str] = field(default_factory=set)
     _failures: dict[str, int] = field(default_factory=dict)
     _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
 
-    def mark(self, archive: str) -> None:
-        """An archive may have changed. Called in the event loop's thread."""
-        if not archive or archive in self._waiting:
+    def mark(self, archive: str, *, is_routine: bool = False) -> None:
+        """An archive may have changed, or is looked at as a matter of routine. Called in the event loop's thread."""
+        queue = self._routine if is_routine else self._changed
+        if not archive or self._waiting.get(archive) in (queue, self._changed):
             return
         if archive in self._working:
             self._again.add(archive)
             return
-        self._waiting.add(archive)
-        self._queue.put_nowait(archive)
+        self._waiting[archive] = queue
+        queue.put_nowait(archive)
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._resync())
             for _ in range(_NUM_WORKERS):
-                group.create_task(self._work())
+                group.create_task(self._work(self._changed))
+            for _ in range(_NUM_ROUTINE_WORKERS):
+                group.create_task(self._work(self._routine))
 
     async def _resync(self) -> None:
         while True:
             await self._read_settings()
             try:
                 for archive in await asyncio.to_thread(archives, self.api):
-                    self.mark(archive)
+                    self.mark(archive, is_routine=True)
                 if self.settings.inference is not None:  # whose last cycle may be gone
                     self.mark(self.settings.inference.archive)
                 self.last_resync = time.monotonic()
@@ -91,10 +100,11 @@ class Reconciler:
         except Exception as error:  # noqa: BLE001 - a typo in them must not stop what runs
             logger.error("the settings stay as they were: %s", error)
 
-    async def _work(self) -> None:
+    async def _work(self, queue: asyncio.Queue[str]) -> None:
         while True:
-            archive = await self._queue.get()
-            self._waiting.discard(archive)
+            archive = await queue.get()
+            if self._waiting.pop(archive, None) is None:  # it was taken from the other queue
+                continue
             self._working.add(archive)
             delay = await self._safely(archive)
             self._working.discard(archive)

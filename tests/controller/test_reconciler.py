@@ -1,0 +1,63 @@
+"""The loop by itself: in which order archives are looked at."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from controller import reconciler as module
+from controller.reconciler import Reconciler
+from controller.settings import Settings
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Looking(Reconciler):
+    """Looks at nothing, and remembers at what."""
+
+    looked: list[str]
+    gate: threading.Event
+
+    def reconcile(self, archive: str) -> datetime | None:
+        self.looked.append(archive)
+        self.gate.wait(10)
+        return None
+
+
+def run(archives: list[str], then: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The order of looks: at the archives as a matter of routine, with events while the first are looked at."""
+    settings = Settings(namespace="mail")
+    made = Looking(None, lambda: settings, settings)  # type: ignore[arg-type]
+    made.looked, made.gate = [], threading.Event()
+    monkeypatch.setattr(module, "archives", lambda api: archives)
+
+    async def work() -> None:
+        task = asyncio.create_task(made.run())
+        while not made.looked:
+            await asyncio.sleep(0.01)
+        for archive in then:
+            made.mark(archive)
+        await asyncio.sleep(0.2)
+        made.gate.set()
+        while len(made.looked) < len({*archives, *then}) or made._waiting or made._working:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+    return made.looked
+
+
+def test_what_has_changed_waits_for_no_routine(monkeypatch: pytest.MonkeyPatch) -> None:
+    archives = [f"a{number}" for number in range(50)]
+    looked = run(archives, ["a49", "new"], monkeypatch)
+    assert {*looked[:4]} == {"a0", "a1", "a49", "new"}
+    assert Counter(looked) == Counter([*archives, "new"])
+
+
+def test_an_archive_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Counter(run(["a0", "a1", "a2"], ["a0"], monkeypatch)) == {"a0": 2, "a1": 1, "a2": 1}
