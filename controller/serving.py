@@ -40,7 +40,7 @@ _WAIT_SECONDS = 5
 def serve(config: Path, *, health_port: int, metrics_port: int, as_json: bool, verbose: bool) -> None:
     """Work until told to stop. Raises ConfigError, MissingInputError and AccessError."""
     kopf.configure(verbose=verbose, log_format=kopf.LogFormat.JSON if as_json else kopf.LogFormat.FULL)
-    for noisy in ("urllib3", "kubernetes"):  # every request, with its body
+    for noisy in ("urllib3", "kubernetes", "kopf.objects"):  # every request, with its body; every event
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = load_settings(config)
     api = connect(settings.namespace)
