@@ -166,3 +166,36 @@ def test_real_mail_is_sorted_into_weeks_by_its_date_and_none_is_lost(benchmarks,
     counts = [len((tmp_path / f"{path.stem}.jsonl").read_text().splitlines()) for path in (older, *weeks)]
     assert sum(counts) == 120
     assert min(counts) > 30
+
+
+def test_gaps_between_stages_and_writes_are_told_by_the_audit_log(benchmarks):
+    stages = import_module("rows._controller").Stages("us")
+
+    def note(user: str, verb: str, resource: str, begin: float, end: float, name: str = "walks-0001-train-0") -> None:
+        kind, _, part = resource.partition("/")
+        moments = {
+            f"{moment}Timestamp": f"2026-01-05T03:00:{seconds:09.6f}Z"
+            for moment, seconds in (("requestReceived", begin), ("stage", end))
+        }
+        target = {"resource": kind, "subresource": part, "name": name}
+        stages.note({"user": {"username": user}, "verb": verb, "objectRef": target, "requestURI": "/apis", **moments})
+
+    note("us", "create", "jobs", 0, 0.1)
+    note("played", "patch", "jobs/status", 0.2, 0.3)  # it begins
+    note("us", "list", "pods", 1.9, 2.1, "walks-0002")
+    note("played", "patch", "jobs/status", 1.5, 2.0)
+    note("us", "list", "pods", 1.9, 2.2)
+    note("us", "list", "jobs", 2.3, 2.4)
+    note("us", "create", "events", 2.4, 2.5, "walks-0001.digest")
+    note("us", "create", "services", 2.5, 2.6, "train-digest")
+    note("us", "create", "jobs", 3.0, 3.2)
+    note("us", "patch", "retraincycles/status", 3.3, 3.4, "walks-0001")
+    note("us", "create", "jobs", 3.0, 3.1, "live-0001-parse")
+    assert (stages.num_jobs, stages.num_writes) == (2, 4)
+    assert stages.gaps == pytest.approx([1.0])
+    assert stages.own == pytest.approx([0.6])
+
+
+def test_quantiles(benchmarks):
+    quantile = import_module("rows._controller").quantile
+    assert [quantile([3, 1, 2, 4], share) for share in (0.5, 0.75, 0.99)] == [2, 3, 4]
