@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,9 @@ from pathlib import Path
 import pytest
 from components import require
 from hypothesis import settings
+
+# Below nohup a hangup is ignored, here and in all that tests start; they are about processes that hear it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests run beside each other: torch's threads would only wait for each other, spinning. Child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

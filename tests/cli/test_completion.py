@@ -42,7 +42,13 @@ def test_another_shell_is_refused(refrain):
 
 @pytest.mark.parametrize(
     ("words", "offered"),
-    [("", set(COMMANDS)), ("sp", {"split"}), ("do", {"doctor"}), ("doctor --j", {"--json"}), ("completion z", {"zsh"})],
+    [
+        ("", {*COMMANDS, "controller", "cycle"}),
+        ("sp", {"split"}),
+        ("do", {"doctor"}),
+        ("doctor --j", {"--json"}),
+        ("completion z", {"zsh"}),
+    ],
 )
 def test_bash_offers_commands_and_flags(words, offered):
     require(shutil.which("bash"), "bash is not installed")

@@ -94,7 +94,7 @@ def _event(item: dict[str, Any]) -> AuditEvent:
     target = item.get("objectRef") or {}
     return AuditEvent(
         id=item["auditID"],
-        user=item["user"]["username"],
+        user=item["user"].get("username", ""),
         user_agent=item.get("userAgent", ""),
         verb=item["verb"],
         group=target.get("apiGroup", ""),

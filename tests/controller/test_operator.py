@@ -91,10 +91,14 @@ def test_it_says_that_it_lives(one: Operator) -> None:
     one.wait("w1", "Promoted")
     with urllib.request.urlopen(f"http://127.0.0.1:{one.health_port}/healthz", timeout=10) as answer:
         assert json.load(answer)["resync_seconds_ago"] < 60
-    with urllib.request.urlopen(f"http://127.0.0.1:{one.metrics_port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
-    assert 'refrain_cycles{archive="workshop",state="Promoted"} 1.0' in text
-    assert 'refrain_api_writes_total{kind="PatchStatus"}' in text
+
+    def told() -> bool:
+        with urllib.request.urlopen(f"http://127.0.0.1:{one.metrics_port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        assert 'refrain_api_writes_total{kind="PatchStatus"}' in text
+        return 'refrain_cycles{archive="workshop",state="Promoted"} 1.0' in text
+
+    wait_for(told, 60, "the next look has counted it")
 
 
 def test_it_does_not_live_where_nothing_is_looked_at() -> None:
