@@ -16,6 +16,8 @@ from controller.objects import ARCHIVE, GROUP, MANAGED_BY, MANAGER, PLURAL, VERS
 from controller.reconciler import Reconciler
 
 _STALE_RESYNCS = 3
+_CHUNK = 100
+"""Objects that are listed at once: a thousand cycles have ten thousand Jobs and as many pods."""
 
 
 class _Unlimited:
@@ -120,6 +122,9 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.posting.enabled = False
     settings.persistence.diffbase_storage = _NoDiffs()
     settings.peering.standalone = True
+    settings.watching.chunk_size = _CHUNK
+    for kind in ("jobs", "pods"):
+        settings.watching.label_selectors[kind] = f"{MANAGED_BY}={MANAGER}"
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310
     settings.watching.connect_timeout = 30

@@ -21,7 +21,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch, num_columns: int) -> str:
         with bar("mails", unit="mail", total=4) as shown:
             shown.update(2)
             shown.refresh()
-            told = os.read(terminal, 1 << 16).decode()
+            told = ""
+            while not ("50%" in told and told.endswith("]")):
+                told += os.read(terminal, 1 << 16).decode()
     os.close(terminal)
     return told.rpartition("\r")[2]
 
