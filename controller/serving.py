@@ -15,6 +15,7 @@ from controller.handlers import registry
 from controller.objects import GROUP, PLURAL
 from controller.reconciler import Reconciler
 from controller.settings import Settings, load_settings
+from controller.waiting import answering
 from jobs.contracts.errors import AccessError, TransientError
 
 logger = logging.getLogger("refrain.controller")
@@ -44,7 +45,8 @@ def serve(config: Path, *, health_port: int, metrics_port: int, as_json: bool, v
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = load_settings(config)
     api = connect(settings.namespace)
-    _wait_until_ready(api, settings)
+    with answering(health_port):
+        _wait_until_ready(api, settings)
     start_http_server(metrics_port)
     reconciler = Reconciler(api, functools.partial(load_settings, config), settings)
     kopf.run(

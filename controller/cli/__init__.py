@@ -15,6 +15,7 @@ from controller.cli.changing import approve, delete, resume, retry, suspend
 from controller.cli.creating import create
 from controller.cli.gathering import gather
 from controller.cli.logs import logs
+from controller.cli.scheduling import schedule
 from controller.cli.showing import list_, show
 from controller.cli.watching import watch
 
@@ -34,5 +35,5 @@ def command() -> None:
     """
 
 
-for _one in (create, list_, show, watch, suspend, resume, retry, approve, delete, logs, gather):
+for _one in (create, schedule, list_, show, watch, suspend, resume, retry, approve, delete, logs, gather):
     command.add_command(_one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,20 @@ def read_document(file: Path, *, name: str | None, suspend: bool) -> Json:
 
     Raises ConfigError with the line, MissingInputError, UsageError for a name that is none.
     """
-    from jobs.contracts.cycle import load_cycle
-
-    cycle = load_cycle(file).model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
-    document: Json = whole_numbers(cycle)
+    document = sent(file)
     if name is not None:
         document["metadata"]["name"] = _checked(name)
     if suspend:
         document["spec"]["suspend"] = True
     return document
+
+
+def sent(file: Path, fill: Callable[[Any], Any] = lambda value: value) -> Json:
+    """The checked cycle of a file, filled in, as JSON for the API server. ConfigError, MissingInputError."""
+    from jobs.contracts.cycle import load_cycle
+
+    cycle = load_cycle(file, fill).model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"status"})
+    return whole_numbers(cycle)  # type: ignore[no-any-return]
 
 
 def _checked(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-def load_cycle(path: Path) -> RetrainCycle:
-    """The cycle of a YAML file, `-` for standard input.
+def load_cycle(path: Path, fill: Callable[[Any], Any] = lambda value: value) -> RetrainCycle:
+    """The cycle of a YAML file, `-` for standard input; `fill` makes what is checked of what the file holds.
 
     Raises MissingInputError, and one ConfigError that names the first wrong field and its line.
     """
     document = read_yaml(path)
     try:
-        return RetrainCycle.model_validate(document.value, by_alias=True, by_name=False)
+        return RetrainCycle.model_validate(fill(document.value), by_alias=True, by_name=False)
     except ValidationError as error:
         raise _config_error(path, document, error) from error
 
