@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TESTS ?= tests
 PYTEST ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup test test-quick test-servers check bench bench-gpu demo e2e experiments requirements generate clean
+.PHONY: help setup test test-quick test-servers check bench bench-gpu demo e2e e2e-servers experiments requirements generate clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' Makefile
@@ -37,6 +37,9 @@ test-quick: $(READY)  ## those tests that take less than ten seconds each
 
 test-servers: $(READY)  ## bring the servers that tests talk to, where this machine lacks them
 	VENV=$(VENV) sh tests/servers/install.sh
+
+e2e-servers: $(READY)  ## bring what makes this machine a Kubernetes node, for `make e2e`
+	VENV=$(VENV) sh tests/servers/install.sh node
 
 check: $(READY)  ## lint, types, import direction, generated files, nothing of this machine
 	$(BIN)/ruff check .

