@@ -41,7 +41,6 @@ def _decide(p: Planning) -> None:
         return
     if not _is_accepted(p):
         return
-    _note_retry(p)
     other = superseding(p.cycle, p.observed)
     if other is not None:
         p.end("Skipped", "Superseded", f"{other.name} was newer and has taken its sources")
@@ -51,6 +50,7 @@ def _decide(p: Planning) -> None:
         _suspend(p)
     else:
         _take_turn(p)
+    _note_retry(p)
 
 
 def _is_accepted(p: Planning) -> bool:
@@ -68,9 +68,12 @@ def _is_accepted(p: Planning) -> bool:
 
 
 def _note_retry(p: Planning) -> None:
-    """A retry that nothing had failed for is remembered as seen, so that it does not come into effect later."""
+    """A retry that nothing had failed for is remembered as seen, so that it does not come into effect later.
+
+    Where the failure is seen just now, a person may have seen it before: then the retry counts.
+    """
     asked = p.cycle.annotations.get(RETRY, "")
-    if asked != p.status.retry:
+    if asked != p.status.retry and p.status.state != "Failed":
         p.set(retry=asked[:253])
 
 

@@ -20,6 +20,8 @@ from jobs.contracts.progression import FIRST_STEP, Step, ended_as, next_step, wh
 from jobs.contracts.termination import Termination, decode
 
 _REFUSED_SECONDS = 30
+_STEADY_SECONDS = 600
+"""A run that has lasted so long has not been lost over and over: losses are counted from there anew."""
 _BAD_IMAGE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _BAD_SETUP = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
@@ -173,7 +175,7 @@ def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any
     # torchrun ends with a code of its own: what rank 0 has told counts too.
     told_code = told.failure.exit_code if told and told.failure else 0
     is_permanent = failed.get("reason") == "PodFailurePolicy" or told_code in permanent_exit_codes()
-    if not is_permanent and _is_many(p, entry) and entry.losses < stages.stage(entry.name).retries:
+    if not is_permanent and _is_many(p, entry) and _may_be_lost(p, entry):
         p.emit("RanksLost", f"{entry.name} is begun again on all nodes: {words}", is_warning=True)
         _begin_again(p, entry)
         return
@@ -184,8 +186,18 @@ def _is_many(p: Planning, entry: StageStatus) -> bool:
     return entry.name == "train" and p.spec.training.nodes > 1
 
 
+def _may_be_lost(p: Planning, entry: StageStatus) -> bool:
+    return _losses(p, entry) < stages.stage(entry.name).retries
+
+
+def _losses(p: Planning, entry: StageStatus) -> int:
+    """How often it was lost in a row."""
+    is_steady = p.now >= after(entry.started_at, _STEADY_SECONDS)
+    return 0 if is_steady else entry.losses
+
+
 def _begin_again(p: Planning, entry: StageStatus) -> None:
-    p.set_entry(state="Suspended", losses=entry.losses + 1, asks="")
+    p.set_entry(state="Suspended", losses=_losses(p, entry) + 1, asks="")
     begin(p, Step(entry.name, entry.attempt))
 
 
@@ -222,7 +234,7 @@ def _unanswered(p: Planning, entry: StageStatus, told: Termination | None) -> No
     """The store was asked, and gave no result."""
     failure = told.failure if told else None
     has_not_finished = failure is not None and failure.exit_code == MissingInputError.exit_code
-    if has_not_finished and entry.losses < stages.stage(entry.name).retries:
+    if has_not_finished and _may_be_lost(p, entry):
         message = f"{entry.name} had not finished when its Job was lost; it is begun again"
         p.emit("JobLost", message, is_warning=True)
         _begin_again(p, entry)

@@ -110,6 +110,14 @@ class TestFailures:
         world.settle()
         assert world.status("w1").state == "Failed"
 
+    def test_a_retry_behind_a_failure_that_is_seen_later_counts(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        world.fail(InputError("no"))
+        world.annotate("w1", retry="1")
+        assert world.run() == ALL[5:]
+        assert world.status("w1").state == "Promoted"
+
     @pytest.mark.parametrize("message", [None, b"", b"{", b'{"stage": "index"}', b"\xff\xfe"[:0] + b"garbage"])
     def test_a_lost_message_is_asked_for_again(self, world: World, message: bytes | None) -> None:
         world.add("w1")
@@ -476,6 +484,19 @@ class TestEnds:
         world.settle()
         assert "train-0-1" in world.running()[0]
         assert world.run()[-1] == "promote"
+
+    @pytest.mark.parametrize(("minutes", "state"), [(1, "Failed"), (11, "Running")])
+    def test_ranks_that_are_lost_now_and_then_are_not_lost_over_and_over(
+        self, world: World, minutes: int, state: str
+    ) -> None:
+        world.add("w1", training={"nodes": 2})
+        world.run(until="train")
+        for _ in range(6):
+            world.now += timedelta(minutes=minutes)
+            if world.status("w1").state == "Running":
+                world.fail(StoppedError("evicted"), reason="BackoffLimitExceeded")
+            world.settle()
+        assert world.status("w1").state == state
 
     def test_many_nodes_are_not_begun_again_for_an_error_that_would_come_again(self, world: World) -> None:
         """torchrun ends with 1, whatever its ranks end with."""
