@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 def checkout(tmp_path: Path) -> Path:
     """A small repository with the tools in it."""
     (tmp_path / "tests").mkdir()
-    for folder in ("tests/tools", "crds", "docs", "examples/operator"):
+    for folder in ("tests/tools", "charts", "crds", "docs", "examples/operator"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "requirements.txt", "README.md", ".gitignore"):
         shutil.copy(ROOT / name, tmp_path)

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Brings the servers that tests talk to: builds MinIO and Kubernetes' control plane into the cache, says how to
-# get Dovecot. With the argument `node` also what makes a machine a Kubernetes node, for `make e2e`.
+# Brings the servers and tools that tests talk to: builds MinIO, Kubernetes' control plane, Helm and kubeconform into
+# the cache, says how to get Dovecot. With the argument `node` also what makes a machine a Kubernetes node, for
+# `make e2e`.
 # Reads VENV (default .venv) and REFRAIN_CACHE (default ~/.cache/refrain). Nothing is done twice.
 set -eu
 here=$(dirname "$0")
@@ -123,6 +124,7 @@ build_containerd() {
     # shellcheck disable=SC2086
     finish "$CONTAINERD_VERSION" $CONTAINERD
 }
+
 build_coredns() {
     is_there coredns "$COREDNS_VERSION" && return
     begin
@@ -153,6 +155,14 @@ build_node() {
     build_pause
 }
 
+build_tool() { # name, version, package: a program of one Go module
+    is_there "$1" "$2" && return
+    begin
+    echo "building $1 $2 (some minutes, once)"
+    GOBIN=$unfinished GOFLAGS=-trimpath "$go" install -ldflags '-s -w' "$3@$2"
+    finish "$2" "$1"
+}
+
 say_dovecot() {
     if command -v dovecot >/dev/null || [ -x /usr/sbin/dovecot ]; then
         echo "dovecot: installed"
@@ -166,4 +176,6 @@ build_etcd
 # shellcheck disable=SC2086
 build_kubernetes $CONTROL_PLANE
 if [ "${1:-}" = node ]; then build_node; fi
+build_tool helm "$HELM_VERSION" helm.sh/helm/v4/cmd/helm
+build_tool kubeconform "$KUBECONFORM_VERSION" github.com/yannh/kubeconform/cmd/kubeconform
 say_dovecot

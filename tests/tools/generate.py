@@ -3,13 +3,14 @@
     python tests/tools/generate.py            write them
     python tests/tools/generate.py --check    exit 1 where one is stale
 
-Tables of README.md and docs/ stand between `<!-- name -->` and `<!-- /name -->`; the CustomResourceDefinition
-and the controller's Role are files of their own.
+Tables of README.md, docs/ and charts/ stand between `<!-- name -->` and `<!-- /name -->`; the
+CustomResourceDefinition and the controller's Role are files of their own.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import re
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import yaml
+from chart_files import chart_files, values_table
 from pydantic import BaseModel
 
 from controller.cli import advice
@@ -99,6 +101,11 @@ def _default(field: FieldInfo, *, is_part: bool) -> str:
     return f"`{json.dumps(shown)}`".replace('`"', "`").replace('"`', "`")
 
 
+def chart_values(chart: str) -> str:
+    """The values of a chart, as its values.yaml has them."""
+    return values_table((ROOT / "charts" / chart / "values.yaml").read_text())
+
+
 def rbac_yaml() -> str:
     """The Role of exactly the rights that the controller uses, with its account."""
     rules = [
@@ -130,6 +137,8 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"stages": stage_table, "commands": command_table, "exit-codes": exit_code_table},
     "docs/operate.md": {"reasons": reason_tables},
     "docs/operator.md": {"settings": settings_table},
+    "charts/refrain/README.md": {"values": functools.partial(chart_values, "refrain")},
+    "charts/refrain-crds/README.md": {"values": functools.partial(chart_values, "refrain-crds")},
 }
 """Pages, and what stands in each."""
 
@@ -147,7 +156,8 @@ def with_tables(page: str, text: str) -> str:
 def generated() -> dict[Path, str]:
     """Every generated file with its contents as they should be."""
     pages = {ROOT / page: with_tables(page, (ROOT / page).read_text()) for page in PAGES}
-    return pages | {ROOT / CRD_FILE: crd_yaml(), ROOT / "examples/operator/rbac.yaml": rbac_yaml()}
+    files = {ROOT / CRD_FILE: crd_yaml(), ROOT / "examples/operator/rbac.yaml": rbac_yaml()}
+    return pages | files | chart_files(ROOT)
 
 
 def main(arguments: list[str]) -> int:
