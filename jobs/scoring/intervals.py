@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from jobs.scoring.student_t import t_quantile
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -43,14 +45,12 @@ def interval_of(estimate: float, influences: Floats, confidence: float, num_thre
     `influences` [threads] add up to about 0; an estimate of sum(x)/sum(n) has (x - estimate * n) / sum(n).
     `num_threads` is how many of them have something to say, where others merely stand in the same array.
     """
-    from scipy.stats import t
-
     values = np.asarray(influences, np.float64)
     num = len(values) if num_threads is None else min(num_threads, len(values))
     if num < 2:
         return Interval(estimate, -math.inf, math.inf, num)
     error = math.sqrt(num / (num - 1) * float(np.square(values - values.mean()).sum()))
-    reach = float(t.ppf((1 + confidence) / 2, num - 1)) * error
+    reach = t_quantile((1 + confidence) / 2, num - 1) * error
     return Interval(estimate, estimate - reach, estimate + reach, num)
 
 

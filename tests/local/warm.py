@@ -15,7 +15,7 @@ from typing import Any
 
 HEAVY = (
     *("torch", "transformers", "peft", "accelerate", "sentence_transformers", "faiss", "bm25s", "sacrebleu"),
-    *("rouge_score.rouge_scorer", "scipy.stats", "safetensors.torch", "lxml.etree", "pyarrow.parquet", "tokenizers"),
+    *("rouge_score.rouge_scorer", "safetensors.torch", "lxml.etree", "pyarrow.parquet", "tokenizers"),
     *(f"jobs.stages.{name}" for name in ("parse", "split", "window", "rehearse", "sample", "train", "index")),
     *(f"jobs.stages.{name}" for name in ("evaluate", "select", "promote")),
     *("jobs.ml.training.run", "jobs.ml.evaluating", "jobs.ml.embedding", "transformers.models.llama.modeling_llama"),
