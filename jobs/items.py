@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -200,13 +201,22 @@ class StoreItems:
 
 def seal(folder: Path) -> Path:
     """Write the marker of an item whose other files are all there; its path."""
-    files = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != COMPLETE):
-        name = path.relative_to(folder).as_posix()
-        files[name] = {"sha256": file_digest(path), "num_bytes": path.stat().st_size}
     marker = folder / COMPLETE
-    write_json(marker, {"files": dict(sorted(files.items()))})
+    write_json(marker, _facts(folder, (one for one in folder.rglob("*") if one.is_file() and one.name != COMPLETE)))
     return marker
+
+
+def marker_of(folder: Path, paths: Iterable[Path]) -> bytes:
+    """What the marker of a folder would say of those files in it; nothing is written."""
+    return orjson.dumps(_facts(folder, paths), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _facts(folder: Path, paths: Iterable[Path]) -> Json:
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "num_bytes": path.stat().st_size}
+        for path in paths
+    }
+    return {"files": dict(sorted(files.items()))}
 
 
 def verify(folder: Path) -> Path:

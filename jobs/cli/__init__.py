@@ -26,6 +26,7 @@ _OTHERS = {
     "merge": "Merge an adapter into its base model.",
     "export": "Write an adapter with its model card, as PEFT reads it.",
     "shards": "Keep the newest train shards active.",
+    "upload": "Copy mail or a model into a store.",
     "show": "Say where a mail went, and why; or print a chunk.",
     "log": "Check and export the assignments log.",
     "doctor": "Say what this machine has and lacks.",

@@ -15,7 +15,7 @@ from pathlib import Path
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError
 from jobs.files import read_json
 from jobs.items import file_digest
-from jobs.ml.fetching import from_hub
+from jobs.ml.fetching import from_hub, from_store
 from jobs.retrieval.passages import FORMAT
 
 PACKAGE = "package:"
@@ -43,11 +43,13 @@ class EmbeddingModel:
 def find_embedding_model(name: str, revision: str | None = None) -> EmbeddingModel:
     """The sentence-transformers model of that name.
 
-    A folder; `package:NAME`, or the bare name of an installed package or distribution that carries one; or a
-    name on the hub, at a revision. Raises MissingInputError where there is none, ConfigError for one whose
-    weights are pickled, and what reaching the hub raises.
+    A folder; `s3://…`; `package:NAME`, or the bare name of an installed package or distribution that carries
+    one; or a name on the hub, at a revision. Raises MissingInputError where there is none, ConfigError for one
+    whose weights are pickled, and what reaching the hub or the store raises.
     """
-    if Path(name).is_dir():
+    if name.startswith("s3://"):
+        folder, revision = from_store(name, choose=_wanted), None
+    elif Path(name).is_dir():
         folder, revision = Path(name), None
     elif (packaged := _in_package(name)) is not None:
         folder, revision = packaged, None

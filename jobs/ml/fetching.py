@@ -131,23 +131,25 @@ def _is_unreachable(error: Exception) -> bool:
 _HTTP = {"httpx", "httpx2", "requests"}
 
 
-def from_store(url: str, options: StoreOptions | None = None) -> Path:
-    """A folder with the model's files of a store, under HF_HOME/refrain, named by their digests.
+def from_store(
+    url: str, options: StoreOptions | None = None, choose: Callable[[list[str], str], list[str]] | None = None
+) -> Path:
+    """A folder with the model's files of a store, under HF_HOME/refrain, named by their digests; `choose` as above.
 
     Where the prefix has a `_COMPLETE.json` (`jobs.items`), files are checked against it, and those that were
     fetched before are taken; without one it is fetched anew each time. See `from_hub` for what it raises.
     """
     store = open_store(url, options or StoreOptions.from_environment(), read_only=True)
-    names = [key for key in store.list() if "/" not in key]
+    names = list(store.list())
     if not names:
         raise MissingInputError("there is no such model", where=url)
-    require_safe(names, url)
+    files = [name for name in (choose or _of_base_model)(names, url) if name != COMPLETE]
     cache = _cache() / short_digest(url)
     marker = store.get(COMPLETE) if COMPLETE in names else b""
     if marker and _is_whole(known := cache / _name(marker)):
         return known
     with _new_folder(cache) as scratch:
-        for name in wanted(names):
+        for name in files:
             _download(store, name, scratch / name)
         if marker:
             _require_digests(scratch, marker, url)
@@ -194,6 +196,7 @@ def _new_folder(cache: Path) -> Iterator[Path]:
 def _download(store: Store, key: str, path: Path) -> None:
     with store.open(key) as source:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("wb") as target:
                 shutil.copyfileobj(source, target, _BLOCK_BYTES)
         except OSError as error:
@@ -202,10 +205,11 @@ def _download(store: Store, key: str, path: Path) -> None:
 
 def _require_digests(folder: Path, marker: bytes, url: str) -> None:
     files: Json = orjson.loads(marker)["files"]
-    for path in sorted(folder.iterdir()):
-        if file_digest(path) != files.get(path.name, {}).get("sha256"):
+    for path in sorted(one for one in folder.rglob("*") if one.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if file_digest(path) != files.get(name, {}).get("sha256"):
             hint = f"upload the model again, its {COMPLETE} last"
-            raise IntegrityError(f"it is not what {COMPLETE} says", where=f"{url}/{path.name}", hint=hint)
+            raise IntegrityError(f"it is not what {COMPLETE} says", where=f"{url}/{name}", hint=hint)
 
 
 def _placed(scratch: Path, target: Path) -> Path:

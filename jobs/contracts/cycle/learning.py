@@ -103,7 +103,7 @@ class EvaluationSpec(CycleModel):
     top_k: Annotated[int, Field(ge=1, le=1000)] = 5
     """Passages that are retrieved for a question."""
     embedding_model: Annotated[str, text(512)] = "sentence-transformers/all-MiniLM-L6-v2"
-    """Model that passages are embedded with."""
+    """Model that passages are embedded with: a name on the hub, a folder, s3:// or package:."""
     max_queries: Annotated[int, Field(ge=0, le=1_000_000)] = 500
     """Questions asked of each checkpoint at most; 0: nothing is generated, perplexity alone."""
     max_new_tokens: Annotated[int, Field(ge=1, le=65_536)] = 128
