@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import kopf
 import pytest
-from cluster.api import Object, wait_for
+from cluster.api import ApiError, Object, wait_for
 from cluster.kubelet import Play
 from controller_process import Operator, failing, operator, played, stage_of
 from controller_world import RESULTS, WINNER
@@ -179,6 +179,23 @@ def test_suspended_and_resumed(one: Operator, kubelet: Kubelet) -> None:
     kubelet.rule = played
     one.edit("w1", suspend=False)
     one.wait("w1", "Promoted")
+
+
+def test_edited_while_it_runs(one: Operator, kubelet: Kubelet, control_plane: ControlPlane) -> None:
+    """What would change its meaning is refused, and what may change does so; the stage that runs stays."""
+    kubelet.rule = lambda pod: Play(hang=True) if stage_of(pod)[0] == "train" else played(pod)
+    one.create("w1")
+    job = one.wait_stage("w1", "train")
+    for changes in ({"training": {"epochs": 9}}, {"archive": "another"}, {"sources": []}):
+        with pytest.raises(ApiError, match="is fixed once the cycle has started"):
+            one.edit("w1", **changes)
+    one.edit("w1", ttlSecondsAfterFinished=7200)
+    one.annotate("w1", note="mine")
+    (pod,) = [pod for pod in one.pods() if pod["metadata"]["name"].startswith(job)]
+    kubelet.finish(one.namespace, pod["metadata"]["name"], message=played(pod).message)
+    status = one.wait("w1", "Promoted")
+    assert [entry["run"] for entry in status["stages"]] == [0] * len(ALL)
+    assert one.get("w1")["spec"]["ttlSecondsAfterFinished"] == 7200
 
 
 def test_a_job_deleted_by_hand_is_asked_for(one: Operator, kubelet: Kubelet, control_plane: ControlPlane) -> None:
