@@ -21,6 +21,15 @@ from typing import TYPE_CHECKING, get_args
 import yaml
 from chart_files import chart_files, values_table
 from pydantic import BaseModel
+from reference import (
+    controller_table,
+    spec_fields,
+    spec_rules,
+    stage_sections,
+    stages_table,
+    status_fields,
+    train_table,
+)
 
 from controller.cli import advice
 from controller.crd import CRD_FILE, crd_yaml
@@ -137,6 +146,9 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "README.md": {"stages": stage_table, "commands": command_table, "exit-codes": exit_code_table},
     "docs/operate.md": {"reasons": reason_tables},
     "docs/operator.md": {"settings": settings_table},
+    "docs/reference/cycle.md": {"fields": spec_fields, "rules": spec_rules, "status": status_fields},
+    "docs/reference/metrics.md": {"controller": controller_table, "train": train_table},
+    "docs/reference/stages.md": {"jobs": stages_table, "stages": stage_sections},
     "charts/refrain/README.md": {"values": functools.partial(chart_values, "refrain")},
     "charts/refrain-crds/README.md": {"values": functools.partial(chart_values, "refrain-crds")},
 }

@@ -88,7 +88,7 @@ class Progress:
             }
 
 
-_METRICS = {
+METRICS = {
     "percent": ("refrain_train_progress_percent", "Share of the steps that are done, in percent."),
     "etaSeconds": ("refrain_train_eta_seconds", "Seconds until the last step, at the present speed."),
     "step": ("refrain_train_step", "Steps that are done."),
@@ -100,6 +100,7 @@ _METRICS = {
     "tokensPerSecond": ("refrain_train_tokens_per_second", "Tokens read per second, padding not counted."),
     "paddingShare": ("refrain_train_padding_share", "Share of padding in what was read, from 0 to 1."),
 }
+"""Fields of `/progress`, each with its metric and what that means. All are gauges."""
 
 
 def as_metrics(said: Json) -> str:
@@ -107,7 +108,7 @@ def as_metrics(said: Json) -> str:
     lines = []
     for name, value in said.items():
         if value is not None:
-            metric, text = _METRICS[name]
+            metric, text = METRICS[name]
             lines += [f"# HELP {metric} {text}", f"# TYPE {metric} gauge", f"{metric} {value}"]
     return "\n".join(lines) + "\n"
 
