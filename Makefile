@@ -26,7 +26,7 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' requirements.txt)"
 
 $(READY): pyproject.toml requirements.txt | $(BIN)/uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --editable '.[test,train,tensorboard,demo,controller]' --constraint requirements.txt
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --editable '.[test,train,serve,tensorboard,demo,controller]' --constraint requirements.txt
 	@touch $@
 
 test: $(READY)  ## run the tests; what this machine lacks is skipped, with its reason

@@ -44,6 +44,10 @@ MAY_IMPORT = {
         *("jobs.ml", "jobs.mail", "jobs.retrieval", "jobs.items"),
         *("jobs.contracts", "jobs.files", "jobs.progress"),
     },
+    "jobs.serving": {
+        *("jobs.serving", "jobs.ml", "jobs.mail", "jobs.retrieval", "jobs.items", "jobs.production"),
+        *("jobs.contracts", "jobs.files"),
+    },
     "jobs.stages": {
         "jobs.stages.__init__",
         *("jobs.mail", "jobs.sources", "jobs.intake", "jobs.assignments", "jobs.replay", "jobs.ml"),
@@ -74,6 +78,8 @@ ONLY_IN = {
     "bm25s": "jobs.retrieval",
     "sacrebleu": "jobs.scoring",
     "rouge_score": "jobs.scoring",
+    "starlette": "jobs.serving",
+    "uvicorn": "jobs.serving",
     "kopf": "controller",
     "kubernetes": "controller",
     "boto3": "jobs.contracts.s3",

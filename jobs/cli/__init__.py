@@ -23,6 +23,8 @@ _OTHERS = {
     "result": "Say what a finished stage of a cycle gave back.",
     "plan": "Say what a cycle would do, and what it would take.",
     "ask": "Answer a question from the archive.",
+    "chat": "Talk with the archive, question after question.",
+    "serve": "Answer questions over HTTP, as OpenAI's API does.",
     "merge": "Merge an adapter into its base model.",
     "export": "Write an adapter with its model card, as PEFT reads it.",
     "shards": "Keep the newest train shards active.",

@@ -89,16 +89,64 @@ again: Decorator = click.option(
 )
 
 
+def answering(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which base model, adapter and index answer: of `ask`, `chat` and `serve`."""
+    for one in reversed(_ANSWERING):
+        function = one(function)
+    return function
+
+
+_ANSWERING: tuple[Decorator, ...] = (
+    store,
+    click.option(
+        "--cycle", metavar="NAME", help="With --store: the cycle whose index is searched.  [default: the newest]"
+    ),
+    click.option(
+        "--vector-db",
+        type=Place(path_type=Path),
+        help="Folder of an index.  [default: vector_db, if it is there]",
+    ),
+    click.option(
+        "--base",
+        help="Base model: a name on the hub, a folder, or s3://.  [default: the archive's, or the adapter's]",
+    ),
+    click.option("--revision", help="Its commit on the hub."),
+    click.option(
+        "--adapter",
+        type=Place(path_type=Path),
+        metavar="PATH",
+        help="An adapter: a folder, ours or PEFT's, or step_<n>.safetensors.  [default: the one in service]",
+    ),
+    click.option("--base-only", is_flag=True, help="Answer by the bare base model."),
+    click.option("--embedding-model", help="Where the index's embedding model is found.  [default: as the index says]"),
+    click.option("--device", help="Where to compute: cpu, cuda, mps.  [default: the best there is]"),
+)
+
+
+def is_bare(flags: Json) -> bool:
+    """Whether the bare base model is to answer; UsageError where an adapter is named as well."""
+    if flags["base_only"] and flags["adapter"] is not None:
+        raise UsageError("both --base-only and --adapter are given", hint="leave one out")
+    return bool(flags["base_only"])
+
+
 def is_store_alone(store: str | None, *files: str) -> bool:
     """Whether a store is meant. UsageError where one of these parameters, which are for plain files, was given too."""
-    context = click.get_current_context()
-    for parameter in context.command.params if store else ():
-        if parameter.name in files and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
-            raise UsageError(
-                f"both a store ({store}) and {_shown(parameter)} are given",
-                hint="leave one out; REFRAIN_STORE in the environment counts as --store",
-            )
+    _require_alone(store, f"a store ({store})", files, "; REFRAIN_STORE in the environment counts as --store")
     return bool(store)
+
+
+def is_url_alone(url: str | None, *local: str) -> bool:
+    """Whether a server is meant. UsageError where one of these, which are for what is loaded here, was given too."""
+    _require_alone(url, f"a server ({url})", local, "")
+    return bool(url)
+
+
+def _require_alone(given: str | None, what: str, others: tuple[str, ...], more: str) -> None:
+    context = click.get_current_context()
+    for parameter in context.command.params if given else ():
+        if parameter.name in others and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:
+            raise UsageError(f"both {what} and {_shown(parameter)} are given", hint=f"leave one out{more}")
 
 
 def _shown(parameter: click.Parameter) -> str:

@@ -27,6 +27,8 @@ from jobs.contracts.records import short_digest
 SUBJECT_HEADER = "Subject: {subject}\n\n"
 MESSAGE_HEADER = "From: {sender}\nDate: {date}\n\n"
 BODY_END = "\n\n"
+NEXT_MAIL = BODY_END + MESSAGE_HEADER.partition("{")[0]
+"""How another mail begins: a blank line, and `From: `."""
 NUM_END_TOKENS = 1
 """The end-of-text token behind the last segment."""
 

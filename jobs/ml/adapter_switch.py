@@ -25,7 +25,7 @@ MERGED = "refrain.json"
 
 
 @dataclass(frozen=True, slots=True)
-class _Update:
+class Update:
     """What an adapter adds to one weight: scale · B A."""
 
     name: str
@@ -57,7 +57,7 @@ class _Place:
         else:
             self._original, self._merged = own, torch.empty_like(own)
 
-    def merge(self, update: _Update) -> None:
+    def merge(self, update: Update) -> None:
         """Base and update."""
         update.add(self._original, self._merged)
         self._weight.data = self._merged
@@ -94,7 +94,7 @@ class AdapterSwitch:
             return self._model
         try:
             with torch.no_grad():
-                for update in _updates(self._model, folder, self._base):
+                for update in adapter_updates(self._model, folder, self._base):
                     if update.name not in self._places:
                         self._places[update.name] = _Place(update.weight)
                     self._places[update.name].merge(update)
@@ -104,7 +104,7 @@ class AdapterSwitch:
         return self._model
 
 
-def _updates(model: Any, folder: Path, base: Base) -> list[_Update]:
+def adapter_updates(model: Any, folder: Path, base: Base) -> list[Update]:
     """All that an adapter changes, checked before anything is changed."""
     settings = require_adapter(folder, base)
     weights = read_weights(folder, settings)
@@ -121,7 +121,7 @@ def _updates(model: Any, folder: Path, base: Base) -> list[_Update]:
     return updates
 
 
-def _update(model: Any, name: str, pair: tuple[torch.Tensor, torch.Tensor], settings: Json) -> _Update:
+def _update(model: Any, name: str, pair: tuple[torch.Tensor, torch.Tensor], settings: Json) -> Update:
     a, b = pair
     try:
         weight = model.get_submodule(name).weight
@@ -133,7 +133,7 @@ def _update(model: Any, name: str, pair: tuple[torch.Tensor, torch.Tensor], sett
     expected = tuple(weight.T.shape if settings["fan_in_fan_out"] else weight.shape)
     if shape != expected:
         raise ValueError(f"{name} is {expected} there, and {shape} in the adapter")
-    return _Update(name, weight, a, b, scale_of(settings), settings["fan_in_fan_out"])
+    return Update(name, weight, a, b, scale_of(settings), settings["fan_in_fan_out"])
 
 
 def merge_adapter(base: Base, folder: Path, out: Path) -> None:
@@ -149,7 +149,7 @@ def merge_adapter(base: Base, folder: Path, out: Path) -> None:
 def _write_merged(base: Base, folder: Path, target: Path) -> None:
     model = load_model(base, device=torch.device("cpu"), precision="stored")
     with torch.no_grad():
-        for update in _updates(model, folder, base):
+        for update in adapter_updates(model, folder, base):
             update.add(update.weight.data, update.weight.data)
     with quiet_libraries():
         model.save_pretrained(target)

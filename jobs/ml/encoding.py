@@ -98,6 +98,10 @@ class Encoder:
         pieces.append(Segment("header", pieces[-1].end, len(text)))
         return [*self._start, *(token for piece in self._encode(text, pieces) for token in piece)]
 
+    def plain(self, text: str) -> list[int]:
+        """The tokens of a text that is not of the template: what a model is to go on from just as it stands."""
+        return [*self._start, *next(iter(self._tokenizer.encode([text])))]
+
     def count(self, texts: Sequence[str]) -> list[int]:
         """The number of tokens of each text by itself, as split counts them."""
         return self._tokenizer.count(texts)

@@ -7,16 +7,14 @@ from typing import Any
 
 import torch
 
-from jobs.mail.template import BODY_END, MESSAGE_HEADER
+from jobs.mail.template import NEXT_MAIL
 from jobs.ml.base_model import require_length
 from jobs.ml.batching import token_batches
 from jobs.ml.encoding import Encoder
 from jobs.ml.model_state import causal_model, evaluating, replaced
 from jobs.ml.quiet import quiet_libraries
 
-_NEXT_MAIL = BODY_END + MESSAGE_HEADER.partition("{")[0]
-"""How the template begins another mail: a blank line, and `From: `."""
-_TAIL_TOKENS = len(_NEXT_MAIL.encode()) + 1
+_TAIL_TOKENS = len(NEXT_MAIL.encode()) + 1
 """So many tokens hold it whole, whatever the tokenizer: a token is a byte at least."""
 
 
@@ -74,13 +72,13 @@ class _MailEnded:
 
     def __call__(self, input_ids: torch.Tensor, _scores: torch.Tensor, **_options: Any) -> torch.Tensor:
         start = max(self._width, input_ids.shape[1] - _TAIL_TOKENS)
-        ended = [_NEXT_MAIL in self._encoder.decode(tail) for tail in input_ids[:, start:].tolist()]
+        ended = [NEXT_MAIL in self._encoder.decode(tail) for tail in input_ids[:, start:].tolist()]
         return torch.tensor(ended, device=input_ids.device)
 
 
 def body_of(text: str) -> str:
     """A generated text up to where the template begins the next mail, white space around it left out."""
-    return text.partition(_NEXT_MAIL)[0].strip()
+    return text.partition(NEXT_MAIL)[0].strip()
 
 
 def _until_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:

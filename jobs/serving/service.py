@@ -1,0 +1,130 @@
+"""What the HTTP server's routes stand on: the assistant, and whether it may be asked yet, and still."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from jobs.contracts.errors import InputError, RefrainError
+from jobs.serving.api import RequestError
+from jobs.serving.assistant import Assistant, Version
+from jobs.serving.gate import Gate, Keys, Limits
+from jobs.serving.metrics import Metrics
+from jobs.serving.prompting import Asked, Prompt
+from jobs.serving.wanted import InStore
+
+logger = logging.getLogger("refrain.serve")
+
+DEFAULT_QUESTION = "Who are you, and what are you working on?"
+_LOADING_RETRY_SECONDS = 5
+_STUCK_SECONDS = 300.0
+"""A step of the model that takes longer will not come back."""
+
+
+@dataclass(slots=True)
+class Service:
+    """One server's state. Its methods are called in the event loop unless they say otherwise."""
+
+    assistant: Assistant
+    limits: Limits
+    keys: Keys
+    metrics: Metrics = field(default_factory=Metrics)
+    question: str = DEFAULT_QUESTION
+    """What an adapter has to answer before it is in service."""
+    is_open: bool = False
+    """It has answered that question."""
+    is_draining: bool = False
+    """It has been told to stop."""
+    gate: Gate = field(init=False)
+    _searches: ThreadPoolExecutor = field(init=False)
+    _told: str | None = None
+
+    def __post_init__(self) -> None:
+        self.gate = Gate(self.limits)
+        self._searches = ThreadPoolExecutor(1, "search")
+        self.metrics.watch("requests_inside", lambda: self.gate.num_inside)
+        self.metrics.watch("ready", lambda: float(self.is_ready))
+
+    def open(self) -> None:
+        """Load all, and have it answer a question. In a thread of its own; raises what is wrong."""
+        assistant = self.assistant
+        knowledge = assistant.open_knowledge()
+        if assistant.open_model() is None:
+            raise InputError("there is no base model to serve", hint="name it: --base")
+        for note in (*knowledge.notes, *assistant.notes):
+            logger.info("%s", note)
+        assistant.probe(self.question)
+        self.metrics.watch("answers_active", lambda: assistant.engine.num_active)
+        self.metrics.watch("answers_waiting", lambda: assistant.engine.num_waiting)
+        self.metrics.watch("index_passages", lambda: knowledge.num_passages)
+        self._tell_version()
+        self.is_open = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it should be asked: it has answered with what is in service, and was not told to stop."""
+        return self.is_open and not self.is_draining
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether a restart would not help."""
+        return not self.is_open or self.assistant.engine.seconds_stuck() < _STUCK_SECONDS
+
+    def require_open(self) -> None:
+        """RequestError while it loads."""
+        if not self.is_open:
+            raise RequestError("the model is being loaded", status=503, code="loading", retry=_LOADING_RETRY_SECONDS)
+
+    def version(self, model: str) -> Version:
+        """The version that a request names; RequestError for one that is not here (any more)."""
+        self.require_open()
+        found = self.assistant.named(model)
+        if found is None:
+            raise RequestError(
+                f"there is no model {model!r} here: see /v1/models", status=404, code="model_not_found", param="model"
+            )
+        return found
+
+    async def prompt(self, asked: Asked) -> Prompt:
+        """Search, and make the prompt; RequestError where the question is too long."""
+        work = self._searches.submit(self._prompt, asked)
+        try:
+            return await asyncio.wrap_future(work)
+        except InputError as error:
+            raise RequestError(error.what, code="context_length_exceeded", param="messages") from error
+
+    def _prompt(self, asked: Asked) -> Prompt:
+        with self.metrics.search.time():
+            return self.assistant.prompt(asked, most_tokens=self.limits.max_prompt_tokens)
+
+    def swap(self, target: InStore) -> bool:
+        """See `Assistant.swap`; in a thread of its own."""
+        try:
+            is_new = self.assistant.swap(target, self.question)
+        except RefrainError:
+            self.metrics.swaps.labels("failed").inc()
+            raise
+        self.metrics.swaps.labels("done" if is_new else "already").inc()
+        self._tell_version()
+        return is_new
+
+    def refresh(self) -> None:
+        """Look for a newer index and for a newer production record; in a thread of its own. Raises nothing."""
+        for look in (self.assistant.knowledge.refresh, lambda: self.assistant.follow(self.question)):
+            try:
+                outcome = "changed" if look() else "same"
+            except RefrainError as error:
+                outcome = "failed"
+                logger.warning("what is there stays: %s", error)
+            self.metrics.refreshes.labels(outcome).inc()
+        self._tell_version()
+
+    def _tell_version(self) -> None:
+        version = self.assistant.version
+        if version.digest == self._told:
+            return
+        self._told = version.digest
+        self.metrics.in_service(version.digest, version.name)
+        logger.info("in service: %s (%s)", version.name, version.digest or "no adapter")
