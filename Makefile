@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TESTS ?= tests
 PYTEST ?= -n auto --maxprocesses 4 --dist loadfile
 
-.PHONY: help setup test test-quick test-servers check bench bench-gpu demo e2e e2e-servers experiments requirements generate clean
+.PHONY: help setup test test-quick test-servers check bench bench-gpu demo e2e e2e-servers node experiments requirements generate clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' Makefile
@@ -33,7 +33,7 @@ test: $(READY)  ## run the tests; what this machine lacks is skipped, with its r
 	$(BIN)/pytest $(PYTEST) $(TESTS)
 
 test-quick: $(READY)  ## those tests that take less than ten seconds each
-	$(BIN)/pytest $(PYTEST) -m 'not slow' $(TESTS)
+	$(BIN)/pytest $(PYTEST) -m 'not slow and not e2e' $(TESTS)
 
 test-servers: $(READY)  ## bring the servers that tests talk to, where this machine lacks them
 	VENV=$(VENV) sh tests/servers/install.sh
@@ -63,8 +63,11 @@ experiments: $(READY)  ## planted secrets, and weekly cycles over real mail besi
 	$(BIN)/python benchmarks/experiments/canaries.py build/demo build/experiments/canaries
 	$(BIN)/python benchmarks/experiments/linux_raid.py ../shared/corpora/linux-raid-2019H2 build/experiments/linux-raid
 
-e2e:  ## not yet
-	@echo "make $@: not yet; it comes with the charts" >&2; exit 1
+node: e2e-servers  ## a shell on a Kubernetes node of its own, which ends with it; CMD='kubectl get pods' in place of a shell
+	PYTHONPATH=tests $(BIN)/python -m node $(addprefix --load ,$(wildcard build/images/*.tar)) run $(or $(CMD),bash)
+
+e2e: e2e-servers  ## the whole product on a real node, with real images; needs root on Linux, or KUBECONFIG
+	$(BIN)/pytest -n0 -m e2e tests/node
 
 requirements: | $(BIN)/uv  ## resolve pyproject.toml into requirements.txt again
 	UV_CUSTOM_COMPILE_COMMAND='make requirements' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

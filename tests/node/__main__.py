@@ -4,7 +4,7 @@
 
 COMMAND finds the administrator's kubeconfig in KUBECONFIG, and the node's binaries on PATH. It runs as root, on Linux,
 in network, mount and process namespaces of its own: pods' addresses and Services answer it, the world outside does not.
-Another shell joins by `nsenter --all --target PID`, which is said at the start.
+Another shell joins by `nsenter`, as is said at the start.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def main() -> int:
     if problem:
         print(f"node: {problem}", file=sys.stderr)
         return 69
-    if os.environ.get(_INSIDE) != "1":
-        os.environ[_INSIDE] = "1"
+    if _INSIDE not in os.environ:
+        os.environ[_INSIDE] = str(os.getpid())
         _in_own_namespaces()
     return _run(options.load, options.command)
 
@@ -58,20 +58,14 @@ def _run(archives: list[Path], command: list[str]) -> int:
         began = time.monotonic()
         try:
             node.start()
-            _say(f"ready after {time.monotonic() - began:.1f} s; join it by: nsenter --all --target {_outer_pid()}")
+            _say(f"ready after {time.monotonic() - began:.1f} s")
+            _say(f"join it by: nsenter --all --target $(pgrep --parent {os.environ[_INSIDE]})")
             for archive in archives:
                 began = time.monotonic()
                 _say(f"{node.runtime.load(archive)} ({time.monotonic() - began:.1f} s)")
             return node.run(command)
         finally:
             node.stop()
-
-
-def _outer_pid() -> str:
-    """The number of this process as the machine has it."""
-    with Path("/proc/self/status").open() as status:
-        numbers = next(line for line in status if line.startswith("NSpid:")).split()
-    return numbers[1]
 
 
 def _say(text: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -68,6 +69,13 @@ def prepared(state: Path) -> Iterator[None]:
         _remove_cgroups()
 
 
+def end_everything() -> None:
+    """Kill all processes of the namespace but this one, its first: pods' too."""
+    assert os.getpid() == 1, "in a process namespace of its own alone"
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+
+
 def _make_network() -> None:
     """One address that everything on the node listens at. Not every kernel has dummy devices: a pair of cables."""
     _do("ip", "link", "set", "lo", "up")
@@ -99,21 +107,20 @@ def _make_cgroups() -> None:
 
 
 def _remove_cgroups() -> None:
+    deadline = time.monotonic() + 10  # the kernel takes a moment after the last process has ended
     for root in hierarchies():
         for folder, _, _ in os.walk(root / CGROUP, topdown=False):
-            _remove_cgroup(Path(folder))
+            _remove_cgroup(Path(folder), deadline)
 
 
-def _remove_cgroup(folder: Path) -> None:
-    for _ in range(50):  # the kernel takes a moment after the last process has ended
+def _remove_cgroup(folder: Path, deadline: float) -> None:
+    while folder.exists():
         try:
             folder.rmdir()
-        except FileNotFoundError:
-            return
         except OSError:
-            time.sleep(0.1)
-        else:
-            return
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _unmount_below(folder: Path) -> None:

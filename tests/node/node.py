@@ -134,7 +134,7 @@ class Node(ControlPlane):
 
     def stop(self) -> None:
         """End all programs, pods' too."""
-        self.runtime.end_shims()
+        machine.end_everything()
         super().stop()
 
     def _write_node_files(self) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import tarfile
 import tempfile
@@ -55,16 +53,6 @@ class Runtime:
             return f"{name} is there"
         self._ctr("images", "import", "--local", archive)
         return f"{name} loaded"
-
-    def end_shims(self) -> None:
-        """Kill what holds pods: they and their processes were the node's alone."""
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (folder / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"containerd-shim" in command.partition(b"\0")[0] and os.fsencode(self.socket) in command:
-                os.kill(int(folder.name), signal.SIGKILL)
 
     def _present(self) -> dict[str, str]:
         """Names of images, and the digests of their manifests."""
