@@ -18,6 +18,22 @@ PLAN_SECONDS = Histogram(
     "refrain_plan_seconds", "Time to plan one cycle.", buckets=(0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 )
 
+LAST_PROMOTION = Gauge(
+    "refrain_last_promotion_timestamp_seconds",
+    "When an archive's last promotion ended; where none is known, when the oldest of its cycles was created.",
+    ["archive"],
+)
+_promotions: dict[str, float] = {}
+
+
+def note_promotions(archive: str, promoted: Iterable[float], created: Iterable[float]) -> None:
+    """When an archive's promoted cycles ended, and when its cycles were created. What went with a cycle is kept."""
+    known = [_promotions[archive]] if archive in _promotions else sorted(created)[:1]
+    moments = [*promoted, *known]
+    if moments:
+        _promotions[archive] = max(moments)
+        LAST_PROMOTION.labels(archive).set(_promotions[archive])
+
 
 def note_states(archive: str, states: Iterable[str]) -> None:
     """How many cycles of an archive are in each state."""

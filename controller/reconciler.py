@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -19,7 +19,7 @@ from controller.actions import Action, CreateJob, DeleteJob, PatchStatus, Plan
 from controller.api import Api, ApiError
 from controller.apply import Applier
 from controller.cycles import Cycle
-from controller.objects import STAGE, labels, name
+from controller.objects import STAGE, labels, moment, name
 from controller.observe import Memory, archives, observe
 from controller.observed import Observed
 from controller.plan import heal, plan
@@ -159,7 +159,7 @@ class Reconciler:
         is_promoting = observed.inference is not None and observed.inference.marker
         if all(cycle.has_ended for cycle in observed.cycles) and not is_promoting:
             del self._memories[archive]
-        metrics.note_states(archive, (cycle.status.state for cycle in observed.cycles))
+        _note(archive, observed.cycles)
         healing = () if settings.paused else heal(observed.inference, observed.cycles)
         Applier(self.api, settings, memory, metrics.note_write).apply(healing, None)
         wakes: list[datetime] = [now + timedelta(seconds=_HEAL_SECONDS)] if healing else []
@@ -186,6 +186,17 @@ class Reconciler:
         for action in planned.actions:
             _log(action, cycle)
         Applier(self.api, settings, memory, metrics.note_write).apply(planned.actions, cycle)
+
+
+def _note(archive: str, cycles: Sequence[Cycle]) -> None:
+    """What metrics say of an archive."""
+    metrics.note_states(archive, (cycle.status.state for cycle in cycles))
+    promoted = (cycle.status.completed_at for cycle in cycles if cycle.status.state == "Promoted")
+    metrics.note_promotions(
+        archive,
+        (moment(ended).timestamp() for ended in promoted if ended),
+        (moment(cycle.order[0]).timestamp() for cycle in cycles),
+    )
 
 
 def _log(action: Action, cycle: Cycle) -> None:

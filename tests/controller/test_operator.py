@@ -96,6 +96,7 @@ def test_it_says_that_it_lives(one: Operator) -> None:
         with urllib.request.urlopen(f"http://127.0.0.1:{one.metrics_port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         assert 'refrain_api_writes_total{kind="PatchStatus"}' in text
+        assert 'refrain_last_promotion_timestamp_seconds{archive="workshop"}' in text
         return 'refrain_cycles{archive="workshop",state="Promoted"} 1.0' in text
 
     wait_for(told, 60, "the next look has counted it")

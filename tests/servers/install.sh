@@ -163,6 +163,35 @@ build_tool() { # name, version, package: a program of one Go module
     finish "$2" "$1"
 }
 
+bring_monitoring_crds() { # the resources of Prometheus' operator, which the chart makes objects of
+    version=$PROMETHEUS_OPERATOR_VERSION
+    crds=$(dirname "$bin")/crds
+    [ "$(cat "$crds/version" 2>/dev/null)" = "$version" ] && echo "monitoring CRDs $version: in $crds" && return
+    begin
+    module=github.com/prometheus-operator/prometheus-operator
+    (cd "$unfinished" && printf 'module fetch\n' > go.mod && GOFLAGS=-mod=mod "$go" mod download "$module@$version")
+    mkdir -p "$crds"
+    for kind in podmonitors prometheusrules servicemonitors; do
+        folder=$("$go" env GOMODCACHE)/$module@$version/example/prometheus-operator-crd
+        install -m 644 "$folder/monitoring.coreos.com_$kind.yaml" "$crds"
+    done
+    echo "$version" > "$crds/version"
+    rm -rf "$unfinished"
+    echo "monitoring CRDs $version: in $crds"
+}
+
+bring_promtool() { # unpacked, not installed: no Prometheus is started
+    [ -x "$bin/promtool" ] && echo "promtool: in $bin" && return
+    begin
+    if (cd "$unfinished" && apt-get download -q prometheus && dpkg-deb -x prometheus_*.deb .) >/dev/null 2>&1; then
+        mv "$unfinished/usr/bin/promtool" "$bin"
+        echo "promtool: in $bin"
+    else
+        echo "promtool: no Debian package of Prometheus to take it from (the alerts' test is skipped without it)"
+    fi
+    rm -rf "$unfinished"
+}
+
 say_dovecot() {
     if command -v dovecot >/dev/null || [ -x /usr/sbin/dovecot ]; then
         echo "dovecot: installed"
@@ -178,4 +207,6 @@ build_kubernetes $CONTROL_PLANE
 if [ "${1:-}" = node ]; then build_node; fi
 build_tool helm "$HELM_VERSION" helm.sh/helm/v4/cmd/helm
 build_tool kubeconform "$KUBECONFORM_VERSION" github.com/yannh/kubeconform/cmd/kubeconform
+bring_monitoring_crds
+bring_promtool
 say_dovecot

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
+from values_schema import values_schema
 
 from controller.crd import crd_yaml
 from controller.serving import INFERENCE_RIGHTS, RIGHTS
@@ -94,4 +95,5 @@ def chart_files(root: Path) -> dict[Path, str]:
         charts / "refrain/templates/crd.yaml": crd_template(condition=".Values.crds.enabled"),
         charts / "refrain/files/controller-rules.yaml": rules(RIGHTS),
         charts / "refrain/files/inference-rules.yaml": rules(INFERENCE_RIGHTS),
+        charts / "refrain/values.schema.json": values_schema((charts / "refrain/values.yaml").read_text()),
     }

@@ -24,23 +24,16 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
 {{- define "refrain.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{ include "refrain.selector" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-app.kubernetes.io/part-of: refrain
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $ours := include "refrain.podLabels" (dict "root" .root "component" .component) | fromYaml -}}
+{{- $chart := printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" -}}
+{{- $release := dict "helm.sh/chart" $chart "app.kubernetes.io/version" .root.Chart.AppVersion "app.kubernetes.io/managed-by" .root.Release.Service -}}
+{{- merge (dict) (default dict .labels) $release $ours | toYaml -}}
 {{- end -}}
 
 {{- /* Labels of a pod: nothing that changes with the chart's version alone, for that would roll pods. */ -}}
 {{- define "refrain.podLabels" -}}
-{{ include "refrain.selector" . }}
-app.kubernetes.io/part-of: refrain
-{{- with merge (dict) (default dict .podLabels) .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $ours := merge (include "refrain.selector" . | fromYaml) (dict "app.kubernetes.io/part-of" "refrain") -}}
+{{- merge $ours (default dict .podLabels) .root.Values.commonLabels | toYaml -}}
 {{- end -}}
 
 {{- /* Metadata of an object: (dict "root" . "component" "controller" "name" "…" "annotations" (dict)). */ -}}
@@ -51,9 +44,6 @@ namespace: {{ .root.Release.Namespace }}
 {{- end }}
 labels:
   {{- include "refrain.labels" . | nindent 2 }}
-  {{- with .labels }}
-  {{- toYaml . | nindent 2 }}
-  {{- end }}
 {{- with merge (dict) (default dict .annotations) .root.Values.commonAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
@@ -117,8 +107,10 @@ HTTPS_PROXY: {{ . | quote }}
 https_proxy: {{ . | quote }}
 {{- end }}
 {{- if or .Values.proxy.http .Values.proxy.https }}
-NO_PROXY: {{ .Values.proxy.noProxy | quote }}
-no_proxy: {{ .Values.proxy.noProxy | quote }}
+{{- /* Botocore asks the proxy for names without a dot too. */}}
+{{- $without := ternary (printf "%s,%s-store" .Values.proxy.noProxy (include "refrain.fullname" .)) .Values.proxy.noProxy .Values.objectStore.enabled }}
+NO_PROXY: {{ $without | quote }}
+no_proxy: {{ $without | quote }}
 {{- end }}
 {{- if and .Values.ca.configMap .Values.ca.everywhere }}
 SSL_CERT_FILE: /etc/refrain-ca/ca.crt
@@ -165,4 +157,21 @@ priorityClassName: {{ . }}
 {{- with .runtimeClassName }}
 runtimeClassName: {{ . }}
 {{- end }}
+{{- end -}}
+
+{{- /* A pod's annotations as people want them; those of refrain.dev are the controller's. */ -}}
+{{- define "refrain.podAnnotations" -}}
+{{- range $key, $_ := . -}}
+{{- if hasPrefix "refrain.dev/" $key -}}
+{{- fail (printf "podAnnotations: %s is the controller's: the chart would take every promotion back at its next upgrade" $key) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml . -}}
+{{- end -}}
+
+{{- /* Port of a URL. */ -}}
+{{- define "refrain.port" -}}
+{{- $url := urlParse . -}}
+{{- $said := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- default (ternary "443" "80" (eq $url.scheme "https")) $said -}}
 {{- end -}}

@@ -1,0 +1,363 @@
+"""The chart, rendered: goldens beside their values, and what the pieces have to be for those who read them.
+
+REFRAIN_WRITE_GOLDENS=1 pytest tests/charts/test_rendering.py     writes the goldens anew
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from cluster import programs
+from helm import CASES, CHART, CRDS, NAMES, NEEDED, alerts, case, helm, of_kind, pod_specs, rendered, sets, the
+from prometheus_client.metrics import MetricWrapperBase
+
+from controller import metrics
+from controller.cli.scheduling import filled, scheduled_at, words_of, zone_of
+from controller.crd import custom_resource_definition
+from controller.serving import INFERENCE_RIGHTS, RIGHTS
+from controller.settings import Settings, load_settings
+from jobs.contracts.cycle import RetrainCycle, load_cycle
+
+if TYPE_CHECKING:
+    from cluster.api import Object
+
+TRAINING_METRICS = Path(__file__).parents[2] / "jobs" / "ml" / "training" / "progress.py"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as such."""
+
+    def ignore_aliases(self, _: object) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _golden(objects: list[Object]) -> str:
+    """Objects as they are compared: without the resource definition, and with what is made at random taken out."""
+    kept = [one for one in objects if one["kind"] != "CustomResourceDefinition"]
+    for secret in of_kind(kept, "Secret"):
+        secret["data"] = dict.fromkeys(secret["data"], "made once")
+    return yaml.dump_all(kept, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_golden(name: str) -> None:
+    found = _golden(case(name))
+    path = CASES / f"{name}.golden.yaml"
+    if os.environ.get("REFRAIN_WRITE_GOLDENS"):
+        path.write_text(found)
+    assert found == path.read_text()
+
+
+def test_there_are_goldens() -> None:
+    assert len(NAMES) >= 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_lint(name: str) -> None:
+    said = helm("lint", "--strict", CHART, f"--values={CASES / name}.values.yaml").stdout
+    assert "1 chart(s) linted, 0 chart(s) failed" in said
+
+
+def test_lint_of_the_definitions() -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", CRDS).stdout
+
+
+# ---- the controller
+
+
+def _settings(objects: list[Object], folder: Path) -> Settings:
+    files = [one.get("data", {}) for one in of_kind(objects, "ConfigMap")]
+    (config,) = [one["config.yaml"] for one in files if "config.yaml" in one]
+    (folder / "config.yaml").write_text(config)
+    return load_settings(folder / "config.yaml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_controller_reads_its_settings(name: str, tmp_path: Path) -> None:
+    objects = case(name)
+    settings = _settings(objects, tmp_path)
+    assert settings.namespace == "mail"
+    deployments = [one["metadata"]["name"] for one in of_kind(objects, "Deployment")]
+    assert (settings.inference.deployment if settings.inference else None) in [*deployments, None]
+    secrets = {one["metadata"]["name"] for one in of_kind(objects, "Secret")}
+    assert set(settings.store.secrets) <= secrets | {"refrain-s3", "refrain-s3-archive"}
+
+
+def test_every_setting_can_be_reached(tmp_path: Path) -> None:
+    """Values that differ from each of the defaults end up in the settings."""
+    values: dict[str, Any] = {
+        "image.tag": "9.9.9",
+        "image.pullPolicy": "Always",
+        "imagePullSecrets": [{"name": "pull"}],
+        "store.allowedSecrets": ["other"],
+        "ca.configMap": "ca",
+        "inference.mode": "Swap",
+        "inference.question": "Well?",
+        "stages.env": {"A": "1"},
+        "stages.envFromSecrets": ["hub"],
+        "modelCache.enabled": True,
+        "stages.scratchSize": "1Gi",
+        "stages.sharedMemorySize": "1Gi",
+        "gpu.resource": "amd.com/gpu",
+        "stages.graceSeconds": 7,
+        "stages.lightResources": {"requests": {"cpu": "1"}},
+        "stages.heavyResources": {"requests": {"cpu": "3"}},
+        "stages.overrides": {"train": {"priorityClassName": "batch"}},
+        "stages.queueName": "queue",
+        "controller.owner": "me",
+        "controller.paused": True,
+        "controller.resyncSeconds": 11,
+        "controller.progressSeconds": 12,
+    }
+    said = _settings(rendered(*sets(NEEDED | values)), tmp_path)
+    same = {
+        name
+        for name, field in Settings.model_fields.items()
+        if not field.is_required() and getattr(said, name) == field.get_default(call_default_factory=True)
+    }
+    assert not same
+    assert said.inference is not None
+    assert str(said.inference.token_file) == "/etc/refrain-swap/token"
+    assert said.images.pull_secrets == ["pull"]
+    assert said.store.secrets == ["refrain-s3", "other"]
+
+
+@pytest.mark.parametrize("inference", [True, False])
+def test_the_role_has_the_rights_that_the_controller_asks_for(inference: bool) -> None:
+    role = the(rendered(*sets(NEEDED | {"inference.enabled": inference})), "Role", "refrain-controller")
+    given = {(rule["apiGroups"][0], rule["resources"][0], tuple(rule["verbs"])) for rule in role["rules"]}
+    assert given == set(RIGHTS + (INFERENCE_RIGHTS if inference else ()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rule_has_a_wildcard(name: str) -> None:
+    for role in of_kind(case(name), "Role", "ClusterRole"):
+        for rule in role["rules"]:
+            assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
+
+
+# ---- the schedule
+
+
+@pytest.mark.parametrize("name", ["minimal", "try-out", "cloud"])
+def test_the_scheduled_cycle_is_one(name: str, tmp_path: Path) -> None:
+    objects = case(name)
+    (cron,) = of_kind(objects, "CronJob")
+    config = the(objects, "ConfigMap", cron["metadata"]["name"])
+    path = tmp_path / "template.yaml"
+    path.write_text(config["data"]["template.yaml"])
+    arguments = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    (zone,) = [one.removeprefix("--time-zone=") for one in arguments if one.startswith("--time-zone=")]
+    assert zone == cron["spec"]["timeZone"]
+    moment = scheduled_at(None, f"{cron['metadata']['name']}-29727540", zone_of(zone))
+    cycle = load_cycle(path, lambda value: filled(value, words_of(moment), where="template.yaml"))
+    assert isinstance(cycle, RetrainCycle)
+    settings = _settings(objects, tmp_path)
+    assert cycle.spec.store.secret_ref is None or cycle.spec.store.secret_ref.name in settings.store.secrets
+    assert settings.inference is not None
+    assert settings.inference.archive == cycle.spec.archive
+
+
+def test_words_and_numbers_of_the_template_come_through() -> None:
+    text = the(case("try-out"), "ConfigMap", "refrain-schedule")["data"]["template.yaml"]
+    spec = yaml.safe_load(text)["spec"]
+    assert spec["sources"] == [{"mbox": "s3://refrain/incoming/{last_week}.mbox.gz"}]
+    assert spec["deadlineSeconds"] == 1_000_000
+    assert spec["store"] == {
+        "url": "s3://refrain",
+        "endpoint": "http://refrain-store:9000",
+        "secretRef": {"name": "refrain-store"},
+    }
+
+
+def test_what_the_schedule_may_do() -> None:
+    role = the(case("minimal"), "Role", "refrain-schedule")
+    assert role["rules"] == [{"apiGroups": ["refrain.dev"], "resources": ["retraincycles"], "verbs": ["create"]}]
+
+
+# ---- the inference server
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "controller"])
+def test_the_adapter_comes_from_an_annotation_that_the_chart_never_sets(name: str) -> None:
+    template = next(spec for owner, spec in pod_specs(case(name)) if owner.endswith("-inference"))
+    assert not any(key.startswith("refrain.dev/") for key in template["metadata"].get("annotations", {}))
+    sources = [
+        one["valueFrom"]["fieldRef"]["fieldPath"]
+        for container in (*template["spec"].get("initContainers", ()), *template["spec"]["containers"])
+        for one in container.get("env", ())
+        if one["name"] == "REFRAIN_ADAPTER"
+    ]
+    assert sources
+    assert set(sources) == {"metadata.annotations['refrain.dev/adapter']"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_only_who_needs_a_token_or_a_gpu_has_one(name: str) -> None:
+    for owner, template in pod_specs(case(name)):
+        spec = template["spec"]
+        assert spec["automountServiceAccountToken"] is owner.endswith(("-controller", "-schedule")), owner
+        limits = [container["resources"].get("limits", {}) for container in spec["containers"]]
+        has_gpu = any("nvidia.com/gpu" in one for one in limits)
+        assert has_gpu is (owner.endswith("-inference") and name != "try-out"), owner
+
+
+# ---- the resource definition
+
+
+def test_the_definition_is_the_generated_one_and_is_kept() -> None:
+    of_its_own = next(yaml.safe_load_all(helm("template", "refrain-crds", CRDS).stdout))
+    (inside,) = of_kind(case("try-out"), "CustomResourceDefinition")
+    for found in (of_its_own, inside):
+        assert found["spec"] == custom_resource_definition()["spec"]
+        assert found["metadata"]["name"] == custom_resource_definition()["metadata"]["name"]
+        assert found["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert not list(of_kind(case("minimal"), "CustomResourceDefinition"))
+
+
+# ---- two releases of one cluster
+
+
+def test_cluster_wide_names_are_no_other_releases() -> None:
+    names = []
+    for release, namespace in (("refrain", "mail"), ("refrain", "lists"), ("other", "mail")):
+        objects = rendered(*sets(NEEDED), release=release, namespace=namespace)
+        names += [one["metadata"]["name"] for one in objects if "namespace" not in one["metadata"]]
+    assert len(names) == 6
+    assert len(set(names)) == 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_else_is_in_the_releases_namespace(name: str) -> None:
+    cluster_wide = ("ClusterRole", "CustomResourceDefinition")
+    for one in case(name):
+        if "extra" not in one["metadata"]["name"] and not one["metadata"]["name"].endswith("-text"):
+            assert (one["metadata"].get("namespace") == "mail") is (one["kind"] not in cluster_wide)
+
+
+def test_names_leave_room_for_what_kubernetes_appends() -> None:
+    release = "r" * 53
+    for one in rendered(*sets(NEEDED | {"objectStore.enabled": True}), release=release):
+        limit = {"CronJob": 52, "StatefulSet": 52}.get(one["kind"], 63)
+        assert len(one["metadata"]["name"]) <= limit or one["kind"] == "ClusterRole", one["metadata"]["name"]
+
+
+# ---- monitoring
+
+
+def _known_metrics() -> set[str]:
+    """What the controller and a training tell of themselves."""
+    text = TRAINING_METRICS.read_text()
+    known = set(re.findall(r'"(refrain_train_\w+)"', text))
+    for metric in vars(metrics).values():
+        if isinstance(metric, MetricWrapperBase):
+            (family,) = metric.describe()
+            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
+            known |= {family.name + suffix for suffix in suffixes}
+    return known
+
+
+def test_alerts_and_dashboard_know_only_metrics_that_there_are() -> None:
+    objects = case("cloud")
+    board = json.loads(the(objects, "ConfigMap", "refrain-dashboard")["data"]["mail-refrain.json"])
+    texts = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
+    texts += [rule["expr"] for rule in alerts(objects)]
+    used = {name for text in texts for name in re.findall(r"refrain_\w+", text)}
+    assert len(used) > 5
+    assert used <= _known_metrics()
+
+
+def test_the_dashboard_is_one() -> None:
+    board = json.loads(the(case("cloud"), "ConfigMap", "refrain-dashboard")["data"]["mail-refrain.json"])
+    assert board["title"] == "Refrain mail/refrain"
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    taken = set()
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    assert "@" not in json.dumps(board)
+
+
+_SERIES = """
+rule_files: [rules.yaml]
+evaluation_interval: 1h
+tests:
+  - interval: 1h
+    input_series:
+      - {series: 'refrain_last_promotion_timestamp_seconds{namespace="mail", archive="a"}', values: '0x900'}
+      - {series: 'refrain_cycles{namespace="mail", archive="a", state="Failed"}', values: '0x5 1x900'}
+      - {series: 'refrain_reconcile_seconds_count{namespace="mail"}', values: '0x10 _x900'}
+      - {series: 'refrain_cycles{namespace="mail", archive="a", state="AwaitingApproval"}', values: '0 1x900'}
+      - {series: 'refrain_last_promotion_timestamp_seconds{namespace="lists", archive="b"}', values: '0x900'}
+    alert_rule_test:
+      - {eval_time: 672h, alertname: RefrainNoPromotion}
+      - eval_time: 673h
+        alertname: RefrainNoPromotion
+        exp_alerts:
+          - exp_labels: {severity: warning, team: mail, namespace: mail, archive: a}
+            exp_annotations:
+              summary: No adapter of the archive a was promoted for 4 weeks.
+              description: "See why the last cycles ended as they did: kubectl -n mail get retraincycles -o wide"
+      - eval_time: 6h
+        alertname: RefrainCycleFailed
+        exp_alerts:
+          - exp_labels: {severity: warning, team: mail, namespace: mail, archive: a}
+            exp_annotations:
+              summary: A cycle of the archive a has failed.
+              description: >-
+                Its conditions say what to do: kubectl -n mail describe retraincycles; then refrain cycle retry
+      - {eval_time: 8h, alertname: RefrainCycleFailed}
+      - {eval_time: 20h, alertname: RefrainAwaitsApproval}
+      - eval_time: 26h
+        alertname: RefrainAwaitsApproval
+        exp_alerts:
+          - exp_labels: {severity: info, team: mail, namespace: mail, archive: a}
+            exp_annotations:
+              summary: A candidate for the archive a waits for approval, and the cycles behind it wait too.
+              description: refrain cycle show says how it did; refrain cycle approve lets it in.
+      - {eval_time: 9h, alertname: RefrainControllerAway}
+      - eval_time: 13h
+        alertname: RefrainControllerAway
+        exp_alerts:
+          - exp_labels: {severity: critical, team: mail, namespace: mail}
+            exp_annotations:
+              summary: The controller in mail tells nothing of itself.
+              description: kubectl -n mail logs deployment/refrain-controller
+"""
+
+
+def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
+    promtool = programs.binary("promtool")
+    (rules,) = of_kind(case("cloud"), "PrometheusRule")
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules["spec"]))
+    (tmp_path / "series.yaml").write_text(_SERIES)
+    for command in (["check", "rules", "rules.yaml"], ["test", "rules", "series.yaml"]):
+        done = subprocess.run([promtool, *command], cwd=tmp_path, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+# ---- what it says in the end
+
+
+def test_notes_say_what_to_do_next() -> None:
+    notes = helm("install", "refrain", CHART, "--namespace=mail", "--dry-run=client", *sets(NEEDED), check=False).stdout
+    assert "helm install refrain-crds charts/refrain-crds" in notes
+    assert "kubectl -n mail rollout status deployment/refrain-inference" in notes
+    assert 'create job --from=cronjob/refrain-schedule "refrain-schedule-$(($(date +%s) / 60))"' in notes

@@ -1,0 +1,36 @@
+"""What the controller tells of itself."""
+
+from __future__ import annotations
+
+from prometheus_client import REGISTRY
+
+from controller.metrics import note_promotions
+
+
+def told(archive: str) -> float | None:
+    return REGISTRY.get_sample_value("refrain_last_promotion_timestamp_seconds", {"archive": archive})
+
+
+def test_the_last_promotion() -> None:
+    note_promotions("promoted", promoted=[20.0, 30.0], created=[10.0, 20.0, 25.0])
+    assert told("promoted") == 30.0
+    note_promotions("promoted", promoted=[], created=[40.0])  # the promoted cycles' time to live is over
+    assert told("promoted") == 30.0
+    note_promotions("promoted", promoted=[50.0], created=[40.0])
+    assert told("promoted") == 50.0
+
+
+def test_without_one_time_runs_from_the_oldest_cycle_on() -> None:
+    note_promotions("none", promoted=[], created=[10.0, 20.0])
+    assert told("none") == 10.0
+    note_promotions("none", promoted=[], created=[20.0])
+    assert told("none") == 10.0
+    note_promotions("none", promoted=[30.0], created=[20.0])
+    assert told("none") == 30.0
+
+
+def test_an_archive_without_cycles_is_not_told_of() -> None:
+    note_promotions("empty", promoted=[], created=[])
+    assert told("empty") is None
+    note_promotions("empty", promoted=[], created=[20.0])
+    assert told("empty") == 20.0
