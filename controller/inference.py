@@ -25,7 +25,7 @@ def ask(pod: Json, settings: InferenceSettings) -> Answer:
         "max_tokens": _MOST_TOKENS,
     }
     try:
-        said = _post(pod, settings, "/v1/chat/completions", question)
+        said = _post(pod, settings, "/v1/chat/completions", question, _token(settings.token_file))
         text = str(said["choices"][0]["message"]["content"])
         adapter = str(said["refrain"]["adapter"])
     except (urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError) as error:

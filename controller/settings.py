@@ -53,7 +53,7 @@ class InferenceSettings(SettingsModel):
     mode: Literal["Rollout", "Swap"] = "Rollout"
     """Replace the pods, or tell each of them to load the adapter; for scarce GPUs."""
     token_file: Path | None = None
-    """File with the token of the pods' swap endpoint."""
+    """File with the token of the pods' swap endpoint; it stands for an API key too."""
     question: str = "Who are you, and what are you working on?"
     """What a new pod is asked before its adapter is recorded."""
 

@@ -92,6 +92,13 @@ annotations:
 {{- default (randAlphaNum 40 | b64enc) $there -}}
 {{- end -}}
 
+{{- /* The controller needs a token to change adapters, and to ask where clients need keys; empty: no token. */ -}}
+{{- define "refrain.hasToken" -}}
+{{- with .Values.inference -}}
+{{- if and .enabled (or (eq .mode "Swap") .apiKeys.existingSecret) -}}yes{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "refrain.swapSecret" -}}
 {{- default (printf "%s-swap" (include "refrain.fullname" .)) .Values.inference.swapToken.existingSecret -}}
 {{- end -}}
