@@ -59,6 +59,9 @@ bench-gpu: $(READY)  ## train an 8B model's adapter on a GPU, side by side with 
 demo: $(READY)  ## three weekly cycles on mail that is made up, in minutes; DEMO_DIR=build/demo
 	$(BIN)/python examples/demo/demo.py $(or $(DEMO_DIR),build/demo) $(DEMO)
 
+images:  ## build the images, with docker, podman or buildah; IMAGES='--registry registry.example/team --push'
+	python3 images/build.py $(IMAGES)
+
 experiments: $(READY)  ## planted secrets, and weekly cycles over real mail beside the project, into benchmarks/experiments.md
 	$(BIN)/python benchmarks/experiments/canaries.py build/demo build/experiments/canaries
 	$(BIN)/python benchmarks/experiments/linux_raid.py ../shared/corpora/linux-raid-2019H2 build/experiments/linux-raid
