@@ -24,6 +24,7 @@ from controller.crd import custom_resource_definition
 from controller.serving import INFERENCE_RIGHTS, RIGHTS
 from controller.settings import Settings, load_settings
 from jobs.contracts.cycle import RetrainCycle, load_cycle
+from jobs.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from cluster.api import Object
@@ -260,10 +261,10 @@ def test_names_leave_room_for_what_kubernetes_appends() -> None:
 
 
 def _known_metrics() -> set[str]:
-    """What the controller and a training tell of themselves."""
+    """What the controller, a training and the inference server tell of themselves."""
     text = TRAINING_METRICS.read_text()
     known = set(re.findall(r'"(refrain_train_\w+)"', text))
-    for metric in vars(metrics).values():
+    for metric in (*vars(metrics).values(), *vars(Metrics()).values(), *Metrics()._watched.values()):
         if isinstance(metric, MetricWrapperBase):
             (family,) = metric.describe()
             suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
@@ -306,6 +307,10 @@ tests:
       - {series: 'refrain_reconcile_seconds_count{namespace="mail"}', values: '0x10 _x900'}
       - {series: 'refrain_cycles{namespace="mail", archive="a", state="AwaitingApproval"}', values: '0 1x900'}
       - {series: 'refrain_last_promotion_timestamp_seconds{namespace="lists", archive="b"}', values: '0x900'}
+      - {series: 'refrain_ready{namespace="mail", pod="a"}', values: '1x5 0x900'}
+      - {series: 'refrain_ready{namespace="mail", pod="b"}', values: '1x9 0x900'}
+      - {series: 'refrain_adapter_info{namespace="mail", pod="a", adapter="1"}', values: '1x900'}
+      - {series: 'refrain_adapter_info{namespace="mail", pod="b", adapter="2"}', values: '1x3 _x900'}
     alert_rule_test:
       - {eval_time: 672h, alertname: RefrainNoPromotion}
       - eval_time: 673h
@@ -332,6 +337,22 @@ tests:
             exp_annotations:
               summary: A candidate for the archive a waits for approval, and the cycles behind it wait too.
               description: refrain cycle show says how it did; refrain cycle approve lets it in.
+      - {eval_time: 9h, alertname: RefrainServesNothing}
+      - eval_time: 12h
+        alertname: RefrainServesNothing
+        exp_alerts:
+          - exp_labels: {severity: critical, team: mail, namespace: mail}
+            exp_annotations:
+              summary: No inference server in mail is ready.
+              description: kubectl -n mail logs deployment/refrain-inference
+      - eval_time: 3h
+        alertname: RefrainServesSeveral
+        exp_alerts:
+          - exp_labels: {severity: warning, team: mail, namespace: mail}
+            exp_annotations:
+              summary: Inference servers in mail have answered with different adapters for two hours.
+              description: kubectl -n mail rollout status deployment/refrain-inference
+      - {eval_time: 5h, alertname: RefrainServesSeveral}
       - {eval_time: 9h, alertname: RefrainControllerAway}
       - eval_time: 13h
         alertname: RefrainControllerAway
