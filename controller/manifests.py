@@ -34,6 +34,8 @@ from jobs.contracts.errors import permanent_exit_codes
 from jobs.contracts.progression import Step
 
 _RENDEZVOUS_PORT = 29500
+_MARGIN = 5
+"""Seconds before a pod's end in which nothing but torchrun itself has to stop."""
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
@@ -207,6 +209,9 @@ def _make_many(job: Json, wanted: Wanted, entry: StageStatus, num_nodes: int) ->
         "jobs.cli",
         *container["args"],
     ]
+    # torchrun kills its ranks so long after it was told to stop; its own 30 s would cut a save short.
+    stop = {"name": "TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "value": str(max(1, wanted.settings.grace_seconds - _MARGIN))}
+    container["env"].append(stop)
     container["ports"].append({"name": "rendezvous", "containerPort": _RENDEZVOUS_PORT})
 
 

@@ -105,7 +105,7 @@ def _told(api: Api, observed: Observed, settings: Settings, memory: Memory, now:
     for job in _running(observed.cycles, observed.jobs):
         pods = [pod for pod in observed.pods_of(job) if is_live(pod)]
         if not pods:
-            warnings |= _warning(api, job)
+            warnings |= _warning(api, job, since=_newest(observed.pods_of(job)))
         elif _is_due(job, settings, memory) and (told := _progress(pods, now)):
             progress[name(job)] = told
     return Observed(
@@ -121,13 +121,23 @@ def _running(cycles: Iterable[Cycle], jobs: Mapping[str, Json]) -> Iterable[Json
             yield job
 
 
-def _warning(api: Api, job: Json) -> dict[str, str]:
-    """The newest warning about a Job that has no pod: a quota's refusal, an admission webhook's."""
+def _newest(pods: Iterable[Json]) -> str:
+    """When the newest pod was created; empty where there is none."""
+    return max((str(pod["metadata"].get("creationTimestamp", "")) for pod in pods), default="")
+
+
+def _warning(api: Api, job: Json, since: str) -> dict[str, str]:
+    """The newest warning about a Job that has no pod: a quota's refusal, an admission webhook's.
+
+    Where it had a pod `since`, what was in its way has gone.
+    """
     events = api.list("events", fieldSelector=f"involvedObject.uid={uid(job)},type=Warning")
-    newest = max(
-        events, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default=None
-    )
-    return {name(job): str(newest.get("message", ""))} if newest else {}
+    newest = max(events, key=_told_at, default=None)
+    return {name(job): str(newest.get("message", ""))} if newest and _told_at(newest) >= since else {}
+
+
+def _told_at(event: Json) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _is_due(job: Json, settings: Settings, memory: Memory) -> bool:

@@ -49,7 +49,7 @@ def pod_spec(wanted: Wanted, row: stages.Stage, arguments: list[str]) -> Json:
         "command": ["refrain"],
         "args": arguments,
         "env": _environment(wanted),
-        "envFrom": _secrets(wanted),
+        "envFrom": _secrets(wanted, row),
         "ports": [{"name": "progress", "containerPort": PROGRESS_PORT}] if row.name == "train" else [],
         "resources": _resources(wanted, row, override),
         "securityContext": {
@@ -124,12 +124,13 @@ def _environment(wanted: Wanted) -> list[Json]:
     return [{"name": name, "value": value} for name, value in (said | wanted.settings.env).items()]
 
 
-def _secrets(wanted: Wanted) -> list[Json]:
-    """The store's credentials, by reference alone, and what every stage gets."""
+def _secrets(wanted: Wanted, row: stages.Stage) -> list[Json]:
+    """The store's credentials, by reference alone, and what every stage gets; the mailbox's for who fetches mail."""
     named = wanted.spec.store.secret_ref
     allowed = wanted.settings.store.secrets
     store = [named.name] if named else allowed[:1]
-    return [{"secretRef": {"name": name}} for name in (*store, *wanted.settings.env_from_secrets)]
+    mail = wanted.settings.mail.secrets if row.name == "parse" else []
+    return [{"secretRef": {"name": name}} for name in (*store, *mail, *wanted.settings.env_from_secrets)]
 
 
 def override_of(wanted: Wanted, stage: str) -> StageOverride:

@@ -11,6 +11,7 @@ from controller.actions import CreateJob, CreateService, DeleteJob
 from controller.manifests import asking_job, job_name, ranks_service, stage_job
 from controller.objects import Json, after, condition, is_false, is_live, name, owner_uid, uid
 from controller.planning import Planning
+from controller.pods import override_of
 from controller.promoting import is_cleared
 from controller.status import shortened
 from jobs.contracts import stages
@@ -75,10 +76,10 @@ def begin(p: Planning, step: Step) -> None:
 
 def _create(p: Planning, entry: StageStatus) -> None:
     """Create the Job of the stage that is to run; a refusal of it is said."""
-    p.wake(after(entry.started_at, _deadline_seconds(p, entry)))
     service = ranks_service(p, entry)
     if not _is_refused(p, *(name(one) for one in (service,) if one), entry.job):
         p.progressing("True", "StageRunning", f"{entry.name} runs as {entry.job}")
+        p.wake(after(entry.started_at, _deadline_seconds(p, entry)))
     if p.status.state == "Failed":
         return
     if service is not None:
@@ -171,7 +172,7 @@ def _trouble(p: Planning, entry: StageStatus, job: Json) -> tuple[str, str]:
 def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any]) -> None:
     """A Job has failed: for good, or, where it is all ranks' or a node's doing, to be begun again."""
     told = _told(p, job, entry)
-    words = _words(told) or str(failed.get("message", "its Job failed"))
+    words = _words(told) or _seen(p, job) or str(failed.get("message", "its Job failed"))
     # torchrun ends with a code of its own: what rank 0 has told counts too.
     told_code = told.failure.exit_code if told and told.failure else 0
     is_permanent = failed.get("reason") == "PodFailurePolicy" or told_code in permanent_exit_codes()
@@ -253,6 +254,24 @@ def _told(p: Planning, job: Json, entry: StageStatus) -> Termination | None:
     return None
 
 
+def _seen(p: Planning, job: Json) -> str:
+    """How the newest of a Job's pods ended, where it told nothing itself; empty where that is not known."""
+    pods = sorted(p.observed.pods_of(job), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    status = (pods[-1].get("status") or {}) if pods else {}
+    if status.get("reason"):  # Evicted, and who knows what else a node says
+        return f"{status['reason']}: {status.get('message', '')}"
+    for container in status.get("containerStatuses") or []:
+        ended = (container.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            hint = f"; it needs more than {_limit(pods[-1])} of memory" if ended.get("reason") == "OOMKilled" else ""
+            return f"its pod ended by {ended.get('reason', 'Error')} (exit code {ended['exitCode']}){hint}"
+    return ""
+
+
+def _limit(pod: Json) -> str:
+    return str(pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory", "the node has"))
+
+
 def _words(told: Termination | None) -> str:
     if told is None or told.failure is None:
         return ""
@@ -263,8 +282,7 @@ def _words(told: Termination | None) -> str:
 
 
 def _deadline_seconds(p: Planning, entry: StageStatus) -> int:
-    override = p.spec.stages.get(entry.name)
-    return (override and override.deadline_seconds) or stages.stage(entry.name).deadline_seconds
+    return override_of(p, entry.name).deadline_seconds or stages.stage(entry.name).deadline_seconds
 
 
 def succeed(p: Planning, result: Json) -> None:

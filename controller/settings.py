@@ -67,6 +67,15 @@ class StoreSettings(SettingsModel):
     """ConfigMap with `ca.crt`, the store's private certificate authority."""
 
 
+class MailSettings(SettingsModel):
+    """Mail that is fetched with credentials of ours. What stands here no cycle can change."""
+
+    imap_hosts: list[str] = []
+    """IMAP servers that a cycle's sources may name; none where it is empty: another one would be told the password."""
+    secrets: list[str] = []
+    """Secrets whose keys `parse` alone gets as variables: REFRAIN_IMAP_PASSWORD, REFRAIN_IMAP_TOKEN."""
+
+
 def _resources(cpu: str, memory: str, most_cpu: str, most_memory: str) -> Resources:
     return Resources(requests={"cpu": cpu, "memory": memory}, limits={"cpu": most_cpu, "memory": most_memory})
 
@@ -80,6 +89,8 @@ class Settings(SettingsModel):
     """What stages run."""
     store: StoreSettings = StoreSettings()
     """How they reach the store."""
+    mail: MailSettings = MailSettings()
+    """How they fetch mail."""
     inference: InferenceSettings | None = None
     """Who serves; absent: the record in the store alone is the promotion."""
     service_account: str = "default"
@@ -87,7 +98,7 @@ class Settings(SettingsModel):
     env: dict[str, str] = {}
     """Added to every stage: proxies, HF_ENDPOINT and the like."""
     env_from_secrets: list[str] = []
-    """Secrets whose keys every stage gets as variables: HF_TOKEN, an IMAP password."""
+    """Secrets whose keys every stage gets as variables: HF_TOKEN."""
     model_cache_claim: str = ""
     """PersistentVolumeClaim for models; absent: each pod fetches them anew."""
     scratch_size: str = "20Gi"

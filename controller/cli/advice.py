@@ -21,6 +21,10 @@ GROUPS: dict[str, dict[str, Advice]] = {
             "update the controller and its CRD, or leave the fields out",
         ),
         "InvalidSpec": ("the spec cannot be read", "mend what the message names, or update the controller"),
+        "MailHostNotAllowed": (
+            "a source is on an IMAP server that the controller gives no password to",
+            "name one that the message lists, or add it to the controller's `mail.imapHosts`",
+        ),
         "SecretNotAllowed": (
             "`spec.store.secretRef` names a Secret that the controller does not hand out",
             "name one that the message lists, or add it to the controller's `store.secrets`",

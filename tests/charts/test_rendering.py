@@ -108,6 +108,7 @@ def test_every_setting_can_be_reached(tmp_path: Path) -> None:
         "ca.configMap": "ca",
         "inference.mode": "Swap",
         "inference.question": "Well?",
+        "mail.imapHosts": ["mail.example"],
         "stages.env": {"A": "1"},
         "stages.envFromSecrets": ["hub"],
         "modelCache.enabled": True,

@@ -245,7 +245,7 @@ def reasons_in_the_code() -> set[str]:
 NO_REASONS = {
     *("True", "False", "Unknown", "Complete", "Succeeded", "Progressing", "Running", "Failed", "Skipped"),
     *("Announced", "Restoring", "Withheld", "Promote", "Automatic"),
-    *("PodFailurePolicy", "PodScheduled", "ReplicaFailure"),
+    *("PodFailurePolicy", "PodScheduled", "ReplicaFailure", "Error"),
     *("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"),
     *("CreateContainerConfigError", "CreateContainerError", "RunContainerError"),
 }

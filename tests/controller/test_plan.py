@@ -8,6 +8,9 @@ import pytest
 from controller_world import KEPT, RESULTS, WINNER, World
 
 from controller.observed import Refusal
+from controller.plan import plan
+from controller.settings import MailSettings
+from jobs.contracts.cycle.pods import StageOverride
 from jobs.contracts.errors import InputError, MissingInputError, StoppedError
 from jobs.contracts.stages import STAGES
 
@@ -90,6 +93,38 @@ class TestFailures:
         assert (truth, reason) == ("False", "StageFailed")
         assert "train: base/model.safetensors: the base model's file is cut; fetch it again (exit code 65)" in message
         assert world.condition("w1", "Complete")[0] == "True"  # type: ignore[index]
+
+    @pytest.mark.parametrize(
+        ("status", "words"),
+        [
+            (
+                {"containerStatuses": [{"state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]},
+                "train: its pod ended by OOMKilled (exit code 137); it needs more than 32Gi of memory",
+            ),
+            ({"reason": "Evicted", "message": "out of disk"}, "train: Evicted: out of disk"),
+        ],
+    )
+    def test_a_pod_that_told_nothing_is_told_of(self, world: World, status: dict[str, object], words: str) -> None:
+        world.add("w1")
+        world.run(until="train")
+        (name,) = world.running()
+        world.end_job(name, None, exit_code=137)
+        (pod,) = world.pods_of(name)
+        pod["status"] = {"phase": "Failed", **status}
+        world.settle()
+        assert world.condition("w1", "Succeeded")[2] == words  # type: ignore[index]
+
+    def test_a_deadline_of_the_settings(self, world: World) -> None:
+        train = StageOverride.model_validate({"deadlineSeconds": 100})
+        world.settings = world.settings.model_copy(update={"stages": {"train": train}})
+        world.add("w1")
+        world.run(until="train")
+        world.now += timedelta(seconds=90)
+        world.settle()
+        assert world.status("w1").state == "Running"
+        world.now += timedelta(seconds=20)
+        world.settle()
+        assert world.condition("w1", "Succeeded")[1] == "DeadlineExceeded"  # type: ignore[index]
 
     def test_a_retry_goes_on_from_the_failed_stage(self, world: World) -> None:
         world.add("w1")
@@ -454,6 +489,28 @@ class TestOtherVersions:
         assert world.running() == []
         assert world.condition("w1", "Accepted")[1] == "SecretNotAllowed"  # type: ignore[index]
 
+    @pytest.mark.parametrize(
+        ("hosts", "is_followed"), [([], False), (["mail.example"], True), (["other.example"], False)]
+    )
+    def test_an_imap_server_that_would_be_told_the_password(
+        self, world: World, hosts: list[str], is_followed: bool
+    ) -> None:
+        mail = MailSettings(imap_hosts=hosts, secrets=["mailbox"])
+        world.settings = world.settings.model_copy(update={"mail": mail})
+        world.add("w1", sources=[{"imap": "imaps://ann@mail.example/INBOX"}])
+        world.settle()
+        assert bool(world.running()) == is_followed
+        if not is_followed:
+            assert world.condition("w1", "Accepted")[1] == "MailHostNotAllowed"  # type: ignore[index]
+            return
+        assert world.run()[0] == "parse"
+        has_password = {
+            world.stage_of(name)[0]
+            for name, job in world.jobs.items()
+            if {"secretRef": {"name": "mailbox"}} in job["spec"]["template"]["spec"]["containers"][0]["envFrom"]
+        }
+        assert has_password == {"parse"}
+
 
 class TestEnds:
     def test_a_cycle_goes_when_its_time_is_up(self, world: World) -> None:
@@ -572,6 +629,13 @@ class TestEnds:
         world.refusals[name] = Refusal("jobs.batch is forbidden: exceeded quota: few", is_permanent=False)
         world.look()
         assert world.condition("w1", "Progressing")[1] == "QuotaExceeded"  # type: ignore[index]
+        world.remove_job(name)  # it was refused, which this world does not know
+        world.cycles["w1"]["status"]["stages"][-1]["jobUid"] = ""
+        world.now += timedelta(hours=30)
+        observed = world.observed()
+        wake = plan(observed.cycles[0], observed, world.settings, world.now).wake
+        assert wake is not None
+        assert wake > world.now, "what is refused for longer than the stage may take is not tried all the time"
 
     def test_a_job_that_waits_for_admission_is_not_over_time_and_holds_its_archive(self, world: World) -> None:
         world.add("w1")

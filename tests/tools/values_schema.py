@@ -78,6 +78,8 @@ _BY_PATH: dict[str, Schema] = {
     },
     "store.url": {"type": "string", "pattern": "^(s3://[a-z0-9][a-z0-9.-]+(/.*)?)?$"},
     "store.endpoint": {"type": "string", "pattern": "^(https?://[^ /@]+/?)?$"},
+    "mail.secrets": _NAMES,
+    "mail.imapHosts": {"type": "array", "items": {"type": "string", "minLength": 1}, "uniqueItems": True},
     "gpu.resource": {"type": "string"},
     "proxy.http": {"type": "string", "pattern": "^(https?://[^ ]+)?$"},
     "proxy.https": {"type": "string", "pattern": "^(https?://[^ ]+)?$"},
