@@ -64,6 +64,8 @@ def stage_job(wanted: Wanted, entry: StageStatus) -> Json:
     job = _job(wanted, entry, entry.job, row.name, pod)
     if num_nodes > 1:
         _make_many(job, wanted, entry, num_nodes)
+    elif is_shared(wanted, entry):
+        _make_shares(job, wanted.spec.evaluation.pods)
     else:
         job["spec"] |= {"backoffLimit": row.retries, "podFailurePolicy": _failure_policy()}
     return _hashed(job)
@@ -77,6 +79,23 @@ def asking_job(wanted: Wanted, entry: StageStatus) -> Json:
     job = _job(wanted, entry, f"{entry.job}-asks", "result", pod)
     job["spec"] |= {"backoffLimit": light.retries, "podFailurePolicy": _failure_policy()}
     return _hashed(job)
+
+
+def gathering_job(wanted: Wanted, entry: StageStatus, lost: str) -> Json:
+    """The Job that puts the shares of a stage together, on the light image. `lost` are those that failed for good."""
+    pods = str(wanted.spec.evaluation.pods)
+    arguments = ["run", FILE, "--only", entry.name, "--attempt", str(entry.attempt), "--gather", pods]
+    arguments += ["--without", lost] if lost else []
+    light = stages.stage("select")
+    pod = pod_spec(wanted, light, [*arguments, "--termination-log", TERMINATION_LOG])
+    job = _job(wanted, entry, f"{entry.job}-gathers", "gather", pod)
+    job["spec"] |= {"backoffLimit": light.retries, "podFailurePolicy": _failure_policy()}
+    return _hashed(job)
+
+
+def is_shared(wanted: Wanted, entry: StageStatus) -> bool:
+    """Whether several pods do the stage, each its share; the shares are put together when they are done."""
+    return entry.name == "evaluate" and wanted.spec.evaluation.pods > 1
 
 
 def ranks_service(wanted: Wanted, entry: StageStatus) -> Json | None:
@@ -170,14 +189,28 @@ def _labels_of_cycle(wanted: Wanted) -> dict[str, str]:
     }
 
 
-def _failure_policy() -> Json:
+def _failure_policy(fails: str = "FailJob") -> Json:
     """A pod that a node or a person took away is replaced and counts for nothing; some errors would come again."""
     return {
         "rules": [
             {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            {"action": "FailJob", "onExitCodes": {"operator": "In", "values": permanent_exit_codes()}},
+            {"action": fails, "onExitCodes": {"operator": "In", "values": permanent_exit_codes()}},
         ]
     }
+
+
+def _make_shares(job: Json, num: int) -> None:
+    """Shares, each tried on its own: one that fails for good costs its checkpoints, more than half fail the stage."""
+    job["spec"] |= {
+        "completionMode": "Indexed",
+        "completions": num,
+        "parallelism": num,
+        "backoffLimitPerIndex": stages.stage("evaluate").retries,
+        "maxFailedIndexes": num // 2,
+        "podFailurePolicy": _failure_policy("FailIndex"),
+    }
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    container["args"] += ["--share", f"$(JOB_COMPLETION_INDEX)/{num}"]
 
 
 def _ranks_name(wanted: Wanted) -> str:

@@ -8,14 +8,15 @@ from datetime import timedelta
 from typing import Any
 
 from controller.actions import CreateJob, CreateService, DeleteJob
-from controller.manifests import asking_job, job_name, ranks_service, stage_job
+from controller.manifests import asking_job, gathering_job, is_shared, job_name, ranks_service, stage_job
+from controller.noting import note_result
 from controller.objects import Json, after, condition, is_false, is_live, name, owner_uid, uid
 from controller.planning import Planning
 from controller.pods import override_of
 from controller.promoting import is_cleared
 from controller.status import shortened
 from jobs.contracts import stages
-from jobs.contracts.cycle.status import Adapter, Decision, LogHead, StageStatus
+from jobs.contracts.cycle.status import StageStatus
 from jobs.contracts.errors import MissingInputError, permanent_exit_codes
 from jobs.contracts.progression import FIRST_STEP, Step, ended_as, next_step, why_skipped
 from jobs.contracts.termination import Termination, decode
@@ -105,13 +106,15 @@ def _watch(p: Planning, entry: StageStatus) -> None:
     if entry.asks:
         _watch_question(p, entry)
     elif job is None and entry.job_uid:
-        _ask(p, entry, "its Job is gone")
+        _ask(p, entry, "its Job is gone; the store is asked whether it had finished")
     elif job is None:
         _create(p, entry)
+    elif is_shared(p, entry) and condition(job, "Complete"):
+        _ask(p, entry, "its shares are put together")
     elif condition(job, "Complete"):
         told = _told(p, job, entry)
         if told is None or told.result is None:
-            _ask(p, entry, "its pod said nothing of its result")
+            _ask(p, entry, "its pod said nothing of its result; the store is asked whether it had finished")
         else:
             succeed(p, told.result)
     elif failed := condition(job, "Failed"):
@@ -154,7 +157,7 @@ def _trouble(p: Planning, entry: StageStatus, job: Json) -> tuple[str, str]:
     if job["spec"].get("suspend"):
         return "Admission", f"{entry.job} is suspended: it waits to be admitted (by Kueue, or by who suspended it)"
     pods = [pod for pod in p.observed.pods_of(job) if is_live(pod)]
-    if not pods and (warning := p.observed.warnings.get(entry.job)):
+    if not pods and (warning := p.observed.warnings.get(name(job))):
         return ("QuotaExceeded" if "exceeded quota" in warning else "PodRefused"), warning
     for pod in pods:
         if scheduled := is_false(pod, "PodScheduled"):
@@ -171,8 +174,12 @@ def _trouble(p: Planning, entry: StageStatus, job: Json) -> tuple[str, str]:
 
 def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any]) -> None:
     """A Job has failed: for good, or, where it is all ranks' or a node's doing, to be begun again."""
-    told = _told(p, job, entry)
+    told = _told(p, job, entry, is_failure=True)
     words = _words(told) or _seen(p, job) or str(failed.get("message", "its Job failed"))
+    if is_shared(p, entry) and failed.get("reason") == "FailedIndexes":
+        p.emit("SharesLost", f"{entry.name}: shares {_lost(p, entry)} of it failed: {words}", is_warning=True)
+        _ask(p, entry, f"its shares are put together without {_lost(p, entry)}, which failed: {words}")
+        return
     # torchrun ends with a code of its own: what rank 0 has told counts too.
     told_code = told.failure.exit_code if told and told.failure else 0
     is_permanent = failed.get("reason") == "PodFailurePolicy" or told_code in permanent_exit_codes()
@@ -203,11 +210,22 @@ def _begin_again(p: Planning, entry: StageStatus) -> None:
 
 
 def _ask(p: Planning, entry: StageStatus, why: str) -> None:
-    """Let a light pod say the stage's result again, from its marker."""
-    manifest = asking_job(p, entry)
+    """Let a light pod say the stage's result, from the store."""
+    manifest = _question(p, entry)
     p.set_entry(asks=name(manifest))
     p.actions.append(CreateJob(manifest))
-    p.progressing("True", "AskingForResult", f"{entry.name}: {why}; the store is asked whether it had finished")
+    p.progressing("True", "AskingForResult", f"{entry.name}: {why}")
+
+
+def _question(p: Planning, entry: StageStatus) -> Json:
+    """The Job that says the result: from its marker, or from the shares, which it puts together."""
+    return gathering_job(p, entry, _lost(p, entry)) if is_shared(p, entry) else asking_job(p, entry)
+
+
+def _lost(p: Planning, entry: StageStatus) -> str:
+    """The shares that have failed for good, as their Job says it: 1,3-5; empty where it is gone."""
+    job = p.observed.jobs.get(entry.job) or {}
+    return str((job.get("status") or {}).get("failedIndexes") or "")
 
 
 def _watch_question(p: Planning, entry: StageStatus) -> None:
@@ -216,7 +234,7 @@ def _watch_question(p: Planning, entry: StageStatus) -> None:
     if job is None:
         _is_refused(p, entry.asks)
         if p.status.state != "Failed":
-            p.actions.append(CreateJob(asking_job(p, entry)))
+            p.actions.append(CreateJob(_question(p, entry)))
         return
     told = _told(p, job, entry)
     if condition(job, "Complete") and told is not None and told.result is not None:
@@ -241,15 +259,17 @@ def _unanswered(p: Planning, entry: StageStatus, told: Termination | None) -> No
         _begin_again(p, entry)
     else:
         words = _words(told) or "its Job is gone, and the store was not readable"
-        fail(p, "ResultUnknown", f"{entry.name}: {words}")
+        reason = "StageFailed" if failure is not None and is_shared(p, entry) else "ResultUnknown"
+        fail(p, reason, f"{entry.name}: {words}")
 
 
-def _told(p: Planning, job: Json, entry: StageStatus) -> Termination | None:
-    """What the pods of a Job said at their end, rank 0's first; None where nothing can be read."""
+def _told(p: Planning, job: Json, entry: StageStatus, *, is_failure: bool = False) -> Termination | None:
+    """What a pod of a Job said at its end, or why it failed, rank 0's first; None where nothing can be read."""
     for pod in p.observed.pods_of(job):
         for container in (pod.get("status") or {}).get("containerStatuses") or []:
             message = ((container.get("state") or {}).get("terminated") or {}).get("message")
-            if message and (told := decode(message, entry.name, entry.attempt)):
+            told = decode(message, entry.name, entry.attempt) if message else None
+            if told is not None and not (is_failure and told.failure is None):
                 return told
     return None
 
@@ -295,8 +315,11 @@ def succeed(p: Planning, result: Json) -> None:
 def note_finished(p: Planning) -> None:
     """Note the result of a stage that has ended well, and go on with nothing: the cycle is suspended."""
     entry = p.entry
-    job = p.observed.jobs.get(entry.job) if entry and entry.state == "Running" else None
-    if entry is None or job is None or not condition(job, "Complete"):
+    if entry is None or entry.state != "Running":
+        return
+    tells = entry.asks or ("" if is_shared(p, entry) else entry.job)  # a share's pod tells of no result
+    job = p.observed.jobs.get(tells)
+    if job is None or not condition(job, "Complete"):
         return
     told = _told(p, job, entry)
     if told is not None and told.result is not None:
@@ -309,47 +332,12 @@ def _is_noted(p: Planning, result: Json) -> bool:
     entry = p.set_entry(state="Succeeded", completed_at=p.now_written, result=result, message="", asks="")
     p.set(progress=None)
     try:
-        _note(p, entry, result)
+        note_result(p, entry, result)
     except ValueError as error:  # ValidationError is one
         p.status = before
         fail(p, "ResultUnknown", f"{entry.name} told a result that is none: {error}")
         return False
     return True
-
-
-def _note(p: Planning, entry: StageStatus, result: Json) -> None:
-    """What of a result stands in the status itself; ValueError where it is not what it should be."""
-    if (window_idx := result.get("window_idx")) is not None:
-        if type(window_idx) is not int:
-            raise ValueError(f"window_idx is {window_idx!r}")
-        p.set(window_idx=window_idx)
-    if entry.name == "split" and result.get("log"):
-        p.set(log=LogHead.model_validate(result["log"]))
-    if entry.name == "train":
-        p.condition("Trained", "True", "Trained", _trained(result))
-    if entry.name == "evaluate":
-        p.condition("Evaluated", "True", "Evaluated", "every checkpoint was scored")
-    if entry.name == "select":
-        p.set(decision=Decision.model_validate(result | {"message": shortened(str(result.get("message", "")))}))
-        p.set(candidate=_adapter(result.get("candidate")), incumbent=_adapter(result.get("incumbent")))
-        if result.get("outcome") == "Promote" and not (p.status.candidate and p.status.candidate.sha256):
-            raise ValueError("it promotes no candidate")
-
-
-def _trained(result: Json) -> str:
-    loss = result.get("best_eval_loss") or result.get("eval_loss")
-    return f"val loss {loss:.4f}" if isinstance(loss, float) else "an adapter was trained"
-
-
-def _adapter(said: Any) -> Adapter | None:
-    if not isinstance(said, dict):
-        return None
-    scores = said.get("scores")
-    return Adapter(
-        adapter=said.get("adapter") or said.get("key"),
-        sha256=said.get("sha256") or "",
-        scores=scores if isinstance(scores, dict) else {},
-    )
 
 
 def _follow(p: Planning, entry: StageStatus) -> None:

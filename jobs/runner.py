@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -61,24 +61,23 @@ def run_in_archive(
     attempt: int = 0,
     again: bool = False,
     once: bool = False,
+    parts: Sequence[Json | None] | None = None,
 ) -> Json:
     """Run a stage of a cycle over an archive; its result, also where it had been run before.
 
     `config` is the stage's own Config; `attempt` is above 0 where the cycle trains again. A stage that
     has finished is not run again, and its result says so (FINISHED_BEFORE), unless what it read has
     changed since, it reads what may change unseen (its `reads_again(config)`; not with `once`), or `again`
-    is said. Raises MissingInputError where a stage before it has not finished, ConfigError where it has
-    finished with other settings, and whatever the stage raises (its `check_finished(config, result)`, where it
-    has one, when it has finished before).
+    is said. Where several machines have done its work, `parts` is what they found (`jobs.shares`), and its
+    `gather` puts that together and reads no artifact. Raises MissingInputError where a stage before it has not
+    finished, ConfigError where it has finished with other settings, and whatever the stage raises (its
+    `check_finished(config, result)`, where it has one, when it has finished before).
     """
     require_cycle_name(cycle)
     row = stages.stage(stage)
-    settings = _settings(config)
-    place = _Place(archive.store, row, cycle, attempt)
+    settings = settings_json(config)
+    place = Place(archive.store, row, cycle, attempt)
     needed, digests = place.inputs()
-    incumbent = incumbent_of(archive.store, cycle) if row.reads_incumbent else None
-    if row.reads_incumbent:
-        digests["incumbent"] = incumbent.sha256 if incumbent else ""
     marker = read_marker(archive.store, stage, cycle, place.own_attempt)
     module = import_module(row.module)
     waits = getattr(module, "waits", _never)  # for a person's word: it is asked each time
@@ -91,12 +90,13 @@ def run_in_archive(
             return result | {FINISHED_BEFORE: True}
     archive.store.delete(marker_key(cycle, stage, place.own_attempt))
     with scratch_folder(f"refrain-{stage}-") as scratch:
-        paths = place.bring(needed, scratch)
-        if incumbent and (adapter := bring_adapter(archive.store, incumbent, scratch / "incumbent")):
-            paths["incumbent"] = [adapter]
+        paths = place.bring(needed, scratch) if parts is None else {}
         inputs = Inputs(paths, archive, cycle, _has_sources(archive.store, cycle), attempt)
         outputs = place.outputs(scratch, again=again)
-        result = dict(module.run(config, inputs, outputs))
+        if parts is None:
+            result = dict(module.run(config, inputs, outputs))
+        else:
+            result = dict(module.gather(config, inputs, outputs, parts))
         written = dict(place.upload(outputs))
     new_marker = {
         "format": formats.MARKER,
@@ -146,7 +146,8 @@ def _has_sources(store: Store, cycle: str) -> bool:
     return marker is not None and marker["result"]["num_sources"] > 0
 
 
-def _settings(config: Any) -> Json:
+def settings_json(config: Any) -> Json:
+    """A stage's settings as its marker has them."""
     plain: Json = orjson.loads(orjson.dumps(settings_of(config), default=str))
     return plain
 
@@ -173,7 +174,7 @@ class _InputFile:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where one run of a stage finds what it reads, and leaves what it writes."""
 
     store: Store
@@ -187,7 +188,7 @@ class _Place:
         return self.attempt if self.row.is_retrained else 0
 
     def inputs(self) -> tuple[list[_InputFile], dict[str, str]]:
-        """The artifacts that the stage reads, and the digests by kind of all that it reads.
+        """The artifacts that the stage reads, and the digests by kind of all that it reads, the incumbent among it.
 
         The log is no file of the cycle: what split said of it stands for it.
         """
@@ -206,6 +207,9 @@ class _Place:
                     items = entry.get("items", {})
                     files.append(_InputFile(kind, entry["key"], entry["sha256"], writer, attempt, items))
                     digests[name] = entry["sha256"]
+        if self.row.reads_incumbent:
+            incumbent = incumbent_of(self.store, self.cycle)
+            digests["incumbent"] = incumbent.sha256 if incumbent else ""
         return files, digests
 
     def _attempts_read(self, kind: str) -> range:
@@ -227,13 +231,16 @@ class _Place:
         return marker
 
     def bring(self, files: list[_InputFile], scratch: Path) -> dict[str, list[Path]]:
-        """The artifacts on this machine, by kind, checked."""
+        """What the stage reads on this machine, by kind, checked."""
         paths: dict[str, list[Path]] = {}
         for file in files:
             target = scratch / "in" / str(file.attempt) / ARTIFACTS[file.kind].filename
             target.parent.mkdir(parents=True, exist_ok=True)
             brought = self._bring_items(file, target) if ARTIFACTS[file.kind].is_folder else self._bring(file, target)
             paths.setdefault(file.kind, []).append(brought)
+        incumbent = incumbent_of(self.store, self.cycle) if self.row.reads_incumbent else None
+        if incumbent and (adapter := bring_adapter(self.store, incumbent, scratch / "incumbent")):
+            paths["incumbent"] = [adapter]
         return paths
 
     def _bring(self, file: _InputFile, target: Path) -> Path:

@@ -59,8 +59,21 @@ MAY_IMPORT = {
         *("jobs.stages", "jobs.assignments", "jobs.items", "jobs.production"),
         *("jobs.contracts", "jobs.files", "jobs.progress"),
     },
+    "jobs.shares": {
+        *("jobs.runner", "jobs.stages", "jobs.assignments"),
+        *("jobs.contracts", "jobs.files"),
+    },
     "jobs.local": {
-        *("jobs.local", "jobs.runner", "jobs.stages", "jobs.assignments", "jobs.items", "jobs.production", "jobs.ml"),
+        *(
+            "jobs.local",
+            "jobs.runner",
+            "jobs.shares",
+            "jobs.stages",
+            "jobs.assignments",
+            "jobs.items",
+            "jobs.production",
+            "jobs.ml",
+        ),
         *("jobs.corpus", "jobs.selection", "jobs.contracts", "jobs.files", "jobs.progress"),
     },
     "jobs.cli": {"jobs"},

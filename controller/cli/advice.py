@@ -34,7 +34,10 @@ GROUPS: dict[str, dict[str, Advice]] = {
         "Started": ("its turn has come", ""),
         "StageRunning": ("the stage's Job is there", "`refrain cycle logs NAME` shows what its pod says"),
         "AskingForResult": (
-            "a stage's Job or its last words are gone; a light pod asks the store whether it had finished",
+            (
+                "a light pod asks the store: whether a stage had finished whose Job or last words are gone; or for "
+                "the shares of an evaluation on several pods, which it puts together"
+            ),
             "",
         ),
         "RollingOut": ("the inference Deployment is brought to the candidate", ""),
@@ -93,6 +96,10 @@ GROUPS: dict[str, dict[str, Advice]] = {
     "What has been reached": {
         "Trained": ("there are checkpoints", ""),
         "Evaluated": ("the checkpoints are scored", ""),
+        "NotAllScored": (
+            "the message names checkpoints whose pods failed for good; the winner is chosen from the others",
+            "`refrain cycle logs NAME evaluate` may tell why, where the pods are still there",
+        ),
         "Approved": ("a person has approved the candidate", ""),
     },
     "It has ended well": {
@@ -162,6 +169,7 @@ GROUPS: dict[str, dict[str, Advice]] = {
     "Events alone": {
         "TrainsAgain": ("too small a gain: another attempt, by `selection.ladder`", ""),
         "RanksLost": ("a node's rank of a training was lost; all begin again from the last checkpoint", ""),
+        "SharesLost": ("pods of an evaluation failed for good; it goes on with what the others have scored", ""),
         "JobLost": ("a stage's Job was lost before it had finished; it is begun again", ""),
     },
 }

@@ -13,11 +13,27 @@ from jobs.cli import options, termination
 from jobs.cli.train import is_follower, take_part
 from jobs.contracts.errors import RefrainError, UsageError
 from jobs.contracts.progression import Step
+from jobs.contracts.shares import Gathering, Share, indexes_of
 from jobs.contracts.stages import STAGES
 
 if TYPE_CHECKING:
     from jobs.contracts.cycle import RetrainCycle
     from jobs.local.session import Session
+
+
+def _share(_context: click.Context, _parameter: click.Parameter, value: str | None) -> Share | None:
+    try:
+        return Share.of(value) if value is not None else None
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _indexes(_context: click.Context, _parameter: click.Parameter, value: str) -> list[int]:
+    try:
+        return indexes_of(value)
+    except ValueError as error:
+        raise click.BadParameter(f"not a list of shares: {value!r}. Write it as 1,3-5") from error
+
 
 _STAGE = click.Choice([row.name for row in STAGES])
 
@@ -54,6 +70,25 @@ _STAGE = click.Choice([row.name for row in STAGES])
     metavar="REASON: MESSAGE",
     help="With --only promote: keep the winner out of service after all, and say why.",
 )
+@click.option(
+    "--share",
+    metavar="I/N",
+    callback=_share,
+    help="With --only evaluate: score the I-th (from 0) of N shares of the checkpoints, for --gather to put together.",
+)
+@click.option(
+    "--gather",
+    type=click.IntRange(1),
+    metavar="N",
+    help="With --only evaluate: put the N shares together that others have scored; needs no model.",
+)
+@click.option(
+    "--without",
+    metavar="I,J-K",
+    default="",
+    callback=_indexes,
+    help="With --gather: shares that are done without where they are missing; their checkpoints are named.",
+)
 @termination.option
 @click.option("--device", type=click.Choice(["cuda", "mps", "cpu"]), help="Where models run.  [default: the best]")
 @click.option("--progress-port", type=click.IntRange(0, 65_535), help="Serve training's /progress and /metrics there.")
@@ -71,6 +106,9 @@ def command(
     take_over: bool,
     owner: str | None,
     withhold: str | None,
+    share: Share | None,
+    gather: int | None,
+    without: list[int],
     termination_log: Path | None,
     device: str | None,
     progress_port: int | None,
@@ -92,13 +130,14 @@ def command(
       refrain run cycle.yaml --only train --attempt 1      (what a stage's pod does)
     """
     _require_sense(only=only, until=until, attempt=attempt, withhold=withhold, termination_log=termination_log)
+    share_of = _share_of(only, share, gather, without)
     if only == "train" and is_follower():
         _follow(file, device)
         return
     machine = {"workers": workers, "device": device, "progress_port": progress_port}
     settings = {"again": again, "cleanup": not no_cleanup, "owner": owner if only else None, "withhold": withhold}
     with termination.telling(termination_log, only or "", attempt) as tell:
-        session = _session(file, store, machine, settings)
+        session = _session(file, store, machine, settings | {"share": share_of})
         try:
             if only:
                 status = session.run_only(Step(only, attempt), take_over=take_over)
@@ -125,6 +164,19 @@ def _require_sense(
         raise UsageError("--withhold is for --only promote")
     if termination_log is not None and not only:
         raise UsageError("--termination-log is for --only: it takes the result of one stage")
+
+
+def _share_of(
+    only: str | None, share: Share | None, gather: int | None, without: list[int]
+) -> Share | Gathering | None:
+    """What of a stage this run does; None for all of it."""
+    if (share or gather) and only != "evaluate":
+        raise UsageError("--share and --gather are for --only evaluate")
+    if share and gather:
+        raise UsageError("both --share and --gather are given", hint="gather once all shares are scored")
+    if without and not gather:
+        raise UsageError("--without is for --gather")
+    return Gathering(gather, without) if gather else share
 
 
 def _located(file: Path) -> RetrainCycle:

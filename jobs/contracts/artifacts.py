@@ -10,6 +10,7 @@ Keys are relative to the root of an archive: `s3://bucket/archive` or `file:///f
     index/<model>/<window>/<split>-….parquet       passages and embeddings (`jobs.retrieval.parts`)
     cycles/<cycle>/<stage>/<file>            what a stage of one cycle wrote
     cycles/<cycle>/<stage>/_SUCCESS.json     its marker, written last: now it counts
+    cycles/<cycle>/<stage>/shares/<i>-of-<n>.json  what one of several machines made of it, whole or not there
     cycles/<cycle>/retrain-<n>/<stage>/…     likewise, of its n-th further attempt
     cycles/<cycle>/finished.json             how the cycle ended: it stays when its artifacts go
     history/<6-digit window>-<cycle>.json    how each cycle ended, and how its adapter does on every week
@@ -115,6 +116,11 @@ def artifact_key(cycle: str, stage: str, kind: str, attempt: int = 0) -> str:
 def marker_key(cycle: str, stage: str, attempt: int = 0) -> str:
     """Key of a stage's marker. The stage's artifacts count when it exists."""
     return cycle_key(cycle, stage, MARKER, attempt)
+
+
+def share_key(cycle: str, stage: str, index: int, num: int, attempt: int = 0) -> str:
+    """Key of what the index-th of several machines made of a stage."""
+    return cycle_key(cycle, stage, f"shares/{index}-of-{num}.json", attempt)
 
 
 def marker_of(key: str) -> tuple[str, int] | None:

@@ -9,6 +9,7 @@ from jobs.contracts.errors import IntegrityError
 MARKER = 1
 EVAL_RESULTS = 1
 DECISION = 1
+SHARE = 1
 
 
 def require_format(value: Any, number: int, where: str, hint: str) -> None:

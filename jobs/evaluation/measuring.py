@@ -71,20 +71,6 @@ def measure(scorer: Scorer, adapter: Adapter, materials: Materials, max_new_toke
     return Measured(adapter, losses, texts)
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """What came of all of them."""
-
-    base: Json
-    incumbent: Json | None
-    checkpoints: list[Json]
-    best: Json
-    """The entry of the checkpoint of the lowest val loss: controls are asked of it."""
-    controls: Json | None
-    people: Json | None
-    recall: dict[Split, Json | None]
-
-
 def prepare(scorer: Scorer, work: Work, settings: Settings) -> None:
     """Make the prompts, once for all adapters."""
     for material in work.materials.values():
@@ -95,26 +81,52 @@ def prepare(scorer: Scorer, work: Work, settings: Settings) -> None:
 
 
 def score(
-    scorer: Scorer, incumbent: Adapter | None, checkpoints: Sequence[Adapter], work: Work, settings: Settings
-) -> Scores:
-    """Score the bare base model, what is in service and the checkpoints; `prepare` comes before."""
-    adapters = [Adapter("base", None), *([incumbent] if incumbent else []), *checkpoints]
-    measured = [measure(scorer, adapter, work.materials, settings.max_new_tokens) for adapter in adapters]
-    num_others = len(adapters) - len(checkpoints)
-    best = min(range(num_others, len(adapters)), key=lambda place: measured[place].val_loss())
-    controlled = control(scorer, measured[best], work, settings)
+    scorer: Scorer,
+    adapters: Mapping[int, Adapter],
+    num_others: int,
+    work: Work,
+    settings: Settings,
+) -> Json:
+    """Score adapters, by their places among all; see `jobs.evaluation.shares`, with `recall` besides.
+
+    `prepare` comes before. The bare base model is in place 0, checkpoints are from `num_others` on. Controls are
+    asked of the best checkpoint of these: the best of all is the best of its share.
+    """
+    meter = _Meter(scorer)
+    measured, num_tokens = {}, {}
+    for place, adapter in adapters.items():
+        measured[place] = measure(scorer, adapter, work.materials, settings.max_new_tokens)
+        num_tokens[place] = meter.read()
+    checkpoints = [place for place in adapters if place >= num_others]
+    best = min(checkpoints, key=lambda one: measured[one].val_loss(), default=None)
+    controls = None if best is None else control(scorer, measured[best], work, settings)
+    of_best = None if best is None else {"controls": controls, "num_tokens": meter.read()}
     recall = {split: material.recall(settings.seed) for split, material in work.materials.items()}
     judge = Judge(scorer, work.materials, settings, recall)
-    entries = [judge.entry(one) for one in measured]
-    return Scores(
-        entries[0],
-        entries[1] if incumbent else None,
-        entries[num_others:],
-        entries[best],
-        controlled,
-        judge.people(),
-        recall,
-    )
+    scored = [
+        {
+            "place": place,
+            "entry": judge.entry(one),
+            "val_loss": one.val_loss(),
+            "num_tokens": num_tokens[place] + meter.read(),
+        }
+        for place, one in measured.items()
+    ]
+    people = {"people": judge.people(), "num_tokens": meter.read()} if 0 in adapters else None
+    return {"scored": scored, "best": of_best, "people": people, "recall": recall}
+
+
+class _Meter:
+    """Reads how many tokens have gone through the model since it was read last."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._before = scorer.num_tokens
+
+    def read(self) -> int:
+        """So many."""
+        before, self._before = self._before, self._scorer.num_tokens
+        return self._before - before
 
 
 class Judge:

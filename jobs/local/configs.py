@@ -15,6 +15,7 @@ from jobs.selection.ladder import Rung, ladder_of, rung
 POD_FIELDS = (
     "store.secretRef",
     "training.nodes",
+    "evaluation.pods",
     "promotion.timeoutSeconds",
     "promotion.approvalTimeoutSeconds",
     "stages",

@@ -111,7 +111,7 @@ def _job(spec: CycleSpec, name: str, done: list[str]) -> Json:
     row = next(row for row in STAGES if row.name == name)
     override = spec.stages.get(row.name)  # type: ignore[call-overload]
     deadline = override.deadline_seconds if override and override.deadline_seconds else row.deadline_seconds
-    pods = spec.training.nodes if name == "train" else 1
+    pods = {"train": spec.training.nodes, "evaluate": spec.evaluation.pods}.get(name, 1)
     return {
         "stage": name,
         "image": row.image,

@@ -16,12 +16,14 @@ from jobs.contracts.errors import ConfigError
 from jobs.contracts.markers import forget_after
 from jobs.contracts.progression import FIRST_STEP, Step, is_waiting, next_step
 from jobs.contracts.records import Json
+from jobs.contracts.shares import Gathering, Share
 from jobs.local.configs import Machine, stage_config
 from jobs.local.places import USES_BASE, pinned, pinned_embedding
 from jobs.local.spec_fields import field_of
 from jobs.local.speed import note_speed
 from jobs.local.status import Status, read_status
 from jobs.runner import FINISHED_BEFORE, OtherSettingsError, run_in_archive
+from jobs.shares import read_shares, run_share
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ class CycleRun:
     """Do each stage once more, finished or not; what comes behind it has not finished any more."""
     withhold: str | None = None
     """`Reason: message`: why promote is to keep the winner out of service."""
+    share: Share | Gathering | None = None
+    """Of a stage that several machines do: which share of it, or that they are put together; None: all of it."""
     current: Step | None = None
     """The stage that is running, or that failed."""
 
@@ -91,16 +95,13 @@ class CycleRun:
         return result
 
     def _result_of(self, step: Step) -> Json:
+        config = self._config(step)
+        place: dict[str, Any] = {"cycle": self.cycle.metadata.name, "attempt": step.attempt}
         try:
-            return run_in_archive(
-                step.stage,
-                self._config(step),
-                self.archive,
-                cycle=self.cycle.metadata.name,
-                attempt=step.attempt,
-                again=self.again,
-                once=True,
-            )
+            if isinstance(self.share, Share):
+                return run_share(step.stage, config, self.archive, **place, share=self.share, again=self.again)
+            parts = read_shares(step.stage, config, self.archive, **place, gathering=self.share) if self.share else None
+            return run_in_archive(step.stage, config, self.archive, **place, again=self.again, once=True, parts=parts)
         except OtherSettingsError as error:
             raise _by_the_file(error, step) from error
 

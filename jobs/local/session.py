@@ -12,6 +12,7 @@ from jobs.contracts.errors import MissingInputError, RefrainError, StoppedError
 from jobs.contracts.markers import read_result
 from jobs.contracts.progression import FIRST_STEP, Step
 from jobs.contracts.records import Json
+from jobs.contracts.shares import Gathering, Share
 from jobs.contracts.stages import stage
 from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.contracts.words import counted
@@ -43,6 +44,8 @@ class Session:
     """Who runs the stages of this archive one by one, and holds others off it."""
     withhold: str | None = None
     """`Reason: message`: why the winner is not put into service after all."""
+    share: Share | Gathering | None = None
+    """Of the one stage that is run: the share that this machine does, or that the shares are put together."""
     begin: Callable[[str], object] = lambda _name: None
     """Takes the name of a stage that begins."""
     file: str = ""
@@ -78,7 +81,7 @@ class Session:
         if (status := self._finished_before()) is not None:
             self.result = self._finished_result(step)
             return status
-        if step.stage in USES_BASE:
+        if step.stage in USES_BASE and not isinstance(self.share, Gathering):
             require_base(self.cycle, self.file)
         if stage(step.stage).after:  # only the first stage may begin an archive: a mistyped URL must not
             open_store(self.url, self._options, read_only=True)
@@ -142,6 +145,7 @@ class Session:
         )
         self._run.begin = lambda step: self.begin(name_of(step))
         self._run.withhold = self.withhold
+        self._run.share = self.share
         return self._run
 
     def _tell(self, done: Done) -> None:

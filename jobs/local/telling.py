@@ -55,6 +55,8 @@ def duration(seconds: float) -> str:
 
 def said(stage: str, result: Json) -> str:
     """What a stage did, by its result."""
+    if "share" in result:
+        return f"share {result['share']}"
     return _SAID.get(stage, _counts)(result)
 
 
@@ -132,8 +134,10 @@ def _index(result: Mapping[str, Any]) -> str:
 
 
 def _evaluate(result: Mapping[str, Any]) -> str:
+    lost = f" (not scored: {result['num_not_scored']:,})" if "num_not_scored" in result else ""
+    on = counted(result["num_val_threads"], "val thread")
     return (
-        f"{counted(result['num_checkpoints'], 'checkpoint')} on {counted(result['num_val_threads'], 'val thread')}: "
+        f"{counted(result['num_checkpoints'], 'checkpoint')}{lost} on {on}: "
         f"the best has perplexity {result['best_val_perplexity']:.2f}, what is in service "
         f"{result['in_service_val_perplexity']:.2f}"
     )

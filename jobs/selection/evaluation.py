@@ -147,7 +147,7 @@ def _read(documents: Sequence[tuple[Json, str]]) -> Evaluation:
         raise InputError("no checkpoints to choose from", where=first.where, hint="run train and evaluate first")
     entry = first.value.get("incumbent") or first.value.get("base")
     baseline = first.scored(entry, "the bare base model", threads) if entry else None
-    notes = () if threads else (UNGATED,)
+    notes = (() if threads else (UNGATED,)) + tuple(note for document in parsed for note in document.notes())
     return Evaluation(
         candidates,
         baseline,
@@ -199,6 +199,12 @@ class _Document:
             if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
                 raise InputError(f"checkpoint {number} has no path", where=self.where)
             yield self.scored(entry, entry["path"], threads)
+
+    def notes(self) -> Iterator[str]:
+        """Which of its checkpoints could not be scored, and so are no candidates."""
+        if lost := self.value.get("not_scored"):
+            of_attempt = f" of attempt {self.attempt + 1}" if self.attempt else ""
+            yield f"not scored, and so no candidates{of_attempt}: {', '.join(map(str, lost))}"
 
     def scored(self, entry: Json, name: str, threads: ValThreads | None) -> Scored:
         """An entry; InputError where its sums do not fit the threads, or nothing was measured."""

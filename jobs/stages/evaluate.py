@@ -1,9 +1,13 @@
-"""evaluate: every checkpoint, what is in service and the bare base model, on val and test, in one load of the base."""
+"""evaluate: every checkpoint, what is in service and the bare base model, on val and test, in one load of the base.
+
+Several machines may do it: each scores a `share`, and one that needs no model will `gather` what they found. `run` is
+one share that is all, gathered.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +18,9 @@ from jobs.contracts import formats
 from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.errors import InputError, IntegrityError
 from jobs.contracts.records import Json, Split
+from jobs.contracts.shares import WHOLE, Share
 from jobs.corpus import Corpus, open_corpus
+from jobs.evaluation.shares import Gathered, dealt, gathered
 from jobs.files import atomic_output, scratch_folder, write_json
 from jobs.production import incumbent_of
 from jobs.progress import bar
@@ -30,7 +36,7 @@ from jobs.stages import Inputs, Outputs, how
 
 if TYPE_CHECKING:
     from jobs.evaluation.material import Work
-    from jobs.evaluation.measuring import Adapter, Scores
+    from jobs.evaluation.measuring import Adapter
     from jobs.ml.base_model import Base
     from jobs.ml.checkpoint_files import Checkpoint
     from jobs.ml.encoding import Encoder
@@ -69,7 +75,12 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
     InputError or ConfigError for a checkpoint that is damaged or of another base model, and for an index of
     another embedding model.
     """
-    from jobs.evaluation.measuring import prepare, score
+    return gather(config, inputs, outputs, [share(config, inputs, WHOLE)])
+
+
+def share(config: Config, inputs: Inputs, which: Share) -> Json:
+    """The scores of a share of the adapters, as `gather` takes them. Raises as `run`."""
+    from jobs.evaluation.measuring import Adapter, prepare, score
     from jobs.ml.base_model import find_base, load_encoder
     from jobs.ml.checkpoint_files import find_checkpoints
     from jobs.ml.evaluating import Scorer
@@ -81,6 +92,12 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
         checkpoints = [
             _adapter(inputs, one, notes) for one in find_checkpoints(inputs.one("checkpoints"), base, scratch)
         ]
+        adapters = [Adapter("base", None), *([incumbent] if incumbent else []), *checkpoints]
+        num_others = len(adapters) - len(checkpoints)
+        part: Json = {"work": None, "adapters": [one.path for one in adapters], "num_others": num_others}
+        own = {place: adapters[place] for place in dealt(len(adapters), num_others, which)}
+        if not own:
+            return part | {"scored": [], "best": None, "people": None}
         encoder = load_encoder(base)
         work = _work(config, inputs, encoder, notes)
         scorer = Scorer(
@@ -93,13 +110,21 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> dict[str, Any]:
             tell=shown.update,
         )
         prepare(scorer, work, config)
-        shown.total = work.num_tokens(config.max_new_tokens) * (len(checkpoints) + 1 + bool(incumbent))
-        scores = score(scorer, incumbent, checkpoints, work, config)
-    notes += _notes_on(config, work, scores)
-    found = _document(config, inputs, work, scores, notes)
+        shown.total = work.num_tokens(config.max_new_tokens) * len(own)
+        part |= score(scorer, own, num_others, work, config)
+    return part | {"work": _work_as_json(config, work, part.pop("recall"), notes)}
+
+
+def gather(config: Config, inputs: Inputs, outputs: Outputs, parts: Sequence[Json | None]) -> dict[str, Any]:
+    """Write the scores that are in the parts, None for a share that was lost: its checkpoints are named.
+
+    Reads nothing but how cycles before this one ended. Raises what `jobs.evaluation.shares.gathered` raises.
+    """
+    scores = gathered(parts)
+    found = _document(config, inputs, scores)
     write_json(outputs["eval_results"], found)
     _tell(config, table(found), outputs)
-    return _result(found, scorer.num_tokens)
+    return _result(found, scores.num_tokens)
 
 
 def _incumbent(inputs: Inputs, base: Base, scratch: Path, notes: list[str]) -> Adapter | None:
@@ -188,46 +213,62 @@ def _index(config: Config, inputs: Inputs, notes: list[str]) -> Index | None:
     return index
 
 
-def _notes_on(config: Config, work: Work, scores: Scores) -> Iterator[str]:
-    """What a reader of the scores should know."""
-    if work.index is None:
-        return
-    if not work.val.questions:
+def _work_as_json(config: Config, work: Work, recall: dict[Split, Json | None], notes: list[str]) -> Json:
+    """What a share says of what it scored on."""
+    is_asked = work.index is not None and bool(work.val.questions)
+    if work.index is not None and not is_asked:
         who = f" by {', '.join(config.persona)}" if config.persona else ""
-        yield f"no question could be asked: val holds no reply{who} to a mail that is there"
-    elif scores.controls is None:
+        notes.append(f"no question could be asked: val holds no reply{who} to a mail that is there")
+    return {
+        "window_idx": work.window_idx,
+        "bleu_signature": bleu_signature(),
+        **{split: material.threads.as_json() for split, material in work.materials.items()},
+        "retrieval": None if work.index is None else {"k": config.top_k, **recall},
+        "is_asked": is_asked,
+        "pools": forgetting.pooled(work.val.threads.windows()),
+        "notes": notes,
+    }
+
+
+def _notes_on(scores: Gathered) -> Iterator[str]:
+    """What a reader of the scores should know."""
+    if scores.work["is_asked"] and scores.controls is None:
         yield "no reply refers to further mails: retrieval cannot be judged"
-    elif not scores.controls["is_informative"]:
+    elif scores.work["is_asked"] and not scores.controls["is_informative"]:  # type: ignore[index]
         yield (
             f"retrieval is uninformative for this model: with the true sources {scores.best['path']} does not answer "
             "better than with others, or with none, beyond the interval"
         )
+    if scores.not_scored:
+        yield f"not scored, for their pods failed: {', '.join(scores.not_scored)}"
 
 
-def _document(config: Config, inputs: Inputs, work: Work, scores: Scores, notes: list[str]) -> Json:
+def _document(config: Config, inputs: Inputs, scores: Gathered) -> Json:
     """What eval_results.json holds."""
+    work = scores.work
     return {
         "format": formats.EVAL_RESULTS,
-        "window_idx": work.window_idx,
+        "window_idx": work["window_idx"],
         "attempt": inputs.attempt,
         "top_k": config.top_k,
         "rag_metric": config.rag_metric,
-        "bleu_signature": bleu_signature(),
-        **{split: material.threads.as_json() for split, material in work.materials.items()},
+        "bleu_signature": work["bleu_signature"],
+        **{split: work[split] for _, split in _SETS},
         "base": scores.base,
         "incumbent": scores.incumbent,
         "checkpoints": scores.checkpoints,
-        "retrieval": None if work.index is None else {"k": config.top_k, **scores.recall},
+        "not_scored": scores.not_scored,
+        "retrieval": work["retrieval"],
         "controls": scores.controls,
         "people": scores.people,
         "forgetting": forgetting.summary(
-            _history(inputs, work.window_idx),
-            pools=forgetting.pooled(work.val.threads.windows()),
+            _history(inputs, work["window_idx"]),
+            pools=work["pools"],
             base=scores.base,
             incumbent=scores.incumbent,
             best=scores.best,
         ),
-        "notes": notes,
+        "notes": [*work["notes"], *_notes_on(scores)],
     }
 
 
@@ -269,4 +310,6 @@ def _result(found: Json, num_tokens: int) -> Json:
         "best_val_perplexity": best["val_perplexity"],
         "in_service_val_perplexity": (found["incumbent"] or found["base"])["val_perplexity"],
     }
+    if found["not_scored"]:
+        result |= {"num_not_scored": len(found["not_scored"]), "not_scored": found["not_scored"]}
     return result | {"notes": found["notes"]} if found["notes"] else result

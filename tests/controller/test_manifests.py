@@ -14,7 +14,7 @@ import yaml
 from controller_world import START
 
 from controller.cycles import read_cycle
-from controller.manifests import asking_job, document, job_name, ranks_service, stage_job
+from controller.manifests import asking_job, document, gathering_job, job_name, ranks_service, stage_job
 from controller.objects import SPEC_HASH
 from controller.observed import Observed
 from controller.planning import Planning
@@ -48,7 +48,10 @@ def wanted(given: dict[str, Any]) -> tuple[Planning, StageStatus]:
 def test_golden(name: str) -> None:
     given = yaml.safe_load((GOLDENS / f"{name}.input.yaml").read_text())
     planning, entry = wanted(given)
-    made = [asking_job(planning, entry)] if given.get("asks") else [stage_job(planning, entry)]
+    if (lost := given.get("gathers")) is not None:
+        made = [gathering_job(planning, entry, lost)]
+    else:
+        made = [asking_job(planning, entry)] if given.get("asks") else [stage_job(planning, entry)]
     made += [service for service in [ranks_service(planning, entry)] if service]
     path = GOLDENS / f"{name}.output.yaml"
     if os.environ.get("REFRAIN_WRITE_GOLDENS"):

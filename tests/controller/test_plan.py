@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from controller_world import KEPT, RESULTS, WINNER, World
@@ -12,7 +13,9 @@ from controller.plan import plan
 from controller.settings import MailSettings
 from jobs.contracts.cycle.pods import StageOverride
 from jobs.contracts.errors import InputError, MissingInputError, StoppedError
+from jobs.contracts.shares import indexes_of
 from jobs.contracts.stages import STAGES
+from jobs.contracts.termination import encode_error, encode_result
 
 ALL = [row.name for row in STAGES]
 
@@ -80,6 +83,126 @@ class TestOneCycle:
         again = RESULTS | {"select": RESULTS["select"] | {"outcome": "Retrain"}}
         assert world.run(again).count("train") == 2
         assert world.condition("w1", "Succeeded")[1] == "ResultUnknown"  # type: ignore[index]
+
+
+class TestEvaluationOnSeveralPods:
+    @pytest.fixture
+    def shared(self, world: World) -> World:
+        world.add("w1", evaluation={"pods": 3})
+        world.run(until="evaluate")
+        (job,) = world.running()
+        for index in (1, 2):
+            world.add_pod(job, index)
+        return world
+
+    def end_shares(self, world: World, failed: str = "", reason: str = "FailedIndexes") -> str:
+        """The shares' Job ends: each of its pods has told of its share, or why it failed."""
+        (job,) = world.running()
+        lost = indexes_of(failed)
+        for index, pod in enumerate(world.pods_of(job)):
+            told = encode_result("evaluate", 0, {"share": f"{index}/3"})
+            if index in lost:
+                told = encode_error("evaluate", 0, InputError("its loss is nan", where="step_4"))
+            terminated = {"exitCode": 65 if index in lost else 0, "message": told.decode()}
+            phase = "Failed" if index in lost else "Succeeded"
+            pod["status"] = {"phase": phase, "containerStatuses": [{"state": {"terminated": terminated}}]}
+        kind = {"type": "Failed" if failed else "Complete", "status": "True", "reason": reason, "message": "over"}
+        world.jobs[job]["status"] = {"conditions": [kind], "failedIndexes": failed}
+        world.settle()
+        return job
+
+    def test_shares_are_put_together_on_the_light_image(self, shared: World) -> None:
+        job = self.end_shares(shared)
+        assert shared.running() == [f"{job}-gathers"]
+        container = shared.jobs[f"{job}-gathers"]["spec"]["template"]["spec"]["containers"][0]
+        assert container["image"] == shared.settings.images.light
+        assert "--without" not in container["args"]
+        assert shared.status("w1").stages[-1].state == "Running", "a share's words are no result of the stage"
+        assert shared.run() == ["evaluate", "select", "promote"]
+        assert shared.condition("w1", "Evaluated") == ("True", "Evaluated", "every checkpoint was scored")
+
+    def test_shares_that_fail_for_good_are_done_without_and_named(self, shared: World) -> None:
+        job = self.end_shares(shared, "2")
+        arguments = shared.jobs[f"{job}-gathers"]["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert arguments[arguments.index("--without") + 1] == "2"
+        assert "step_4: its loss is nan" in shared.condition("w1", "Progressing")[2]  # type: ignore[index]
+        told = {"num_checkpoints": 2, "num_not_scored": 1, "not_scored": ["step_4"]}
+        assert shared.run(RESULTS | {"evaluate": told}) == ["evaluate", "select", "promote"]
+        message = "1 of 3 checkpoints were not scored, and are not chosen: step_4"
+        assert shared.condition("w1", "Evaluated") == ("True", "NotAllScored", message)
+        assert {event.reason for event in shared.events.values()} >= {"SharesLost", "NotAllScored"}
+        assert shared.status("w1").state == "Promoted"
+
+    def test_too_many_that_fail_fail_the_stage(self, shared: World) -> None:
+        self.end_shares(shared, "1-2", "MaxFailedIndexesExceeded")
+        message = "evaluate: step_4: its loss is nan (exit code 65)"
+        assert shared.condition("w1", "Succeeded") == ("False", "StageFailed", message)
+
+    def test_what_cannot_be_put_together_fails_the_stage_and_a_retry_scores_again(self, shared: World) -> None:
+        self.end_shares(shared, "0")
+        shared.fail(InputError("what is in service was not scored"))
+        shared.settle()
+        truth, reason, message = shared.condition("w1", "Succeeded")  # type: ignore[misc]
+        assert (truth, reason) == ("False", "StageFailed")
+        assert "what is in service was not scored" in message
+        shared.annotate("w1", retry="1")
+        shared.settle()
+        self.end_shares(shared)
+        assert shared.run() == ["evaluate", "select", "promote"]
+        assert shared.status("w1").stages[-3].run == 1
+
+    def test_shares_whose_job_is_gone_are_put_together_if_they_are_there(self, shared: World) -> None:
+        (job,) = shared.running()
+        shared.remove_job(job)
+        shared.settle()
+        assert shared.running() == [f"{job}-gathers"]
+        shared.fail(MissingInputError("share 1 of 3 of evaluate has not finished"))
+        shared.settle()
+        assert shared.running() == [shared.status("w1").stages[-1].job] != [job], "it is begun again"
+        self.end_shares(shared)
+        assert shared.run() == ["evaluate", "select", "promote"]
+
+    def test_a_gathering_that_is_gone_is_made_again(self, shared: World) -> None:
+        job = self.end_shares(shared, "2")
+        before = shared.jobs[f"{job}-gathers"]["spec"]
+        shared.remove_job(f"{job}-gathers")
+        shared.settle()
+        assert shared.jobs[f"{job}-gathers"]["spec"] == before
+
+    @pytest.mark.parametrize("has_gathered", [False, True])
+    def test_it_is_suspended_and_goes_on(self, shared: World, *, has_gathered: bool) -> None:
+        job = self.end_shares(shared)
+        if has_gathered:
+            shared.end_job(f"{job}-gathers", encode_result("evaluate", 0, RESULTS["evaluate"]))
+        shared.edit("w1", suspend=True)
+        shared.settle()
+        assert shared.status("w1").stages[-1].state == ("Succeeded" if has_gathered else "Suspended")
+        assert shared.running() == []
+        shared.edit("w1", suspend=False)
+        shared.settle()
+        if not has_gathered:
+            self.end_shares(shared)
+        assert shared.run()[-2:] == ["select", "promote"]
+
+    def test_a_crash_behind_any_action_changes_nothing(self) -> None:
+        def outcome(die_behind: int | None) -> tuple[list[str], Any]:
+            world = World()
+            world.add("w1", evaluation={"pods": 3})
+            world.run(until="evaluate")
+            (job,) = world.running()
+            for index in (1, 2):
+                world.add_pod(job, index)
+            world.jobs[job]["status"] = {"conditions": [], "failedIndexes": "2"}
+            failed = {"type": "Failed", "status": "True", "reason": "FailedIndexes"}
+            world.jobs[job]["status"]["conditions"] = [failed]
+            for pod in world.pods_of(job):
+                pod["status"] = {"phase": "Succeeded"}
+            world.look(die_behind)
+            world.run()
+            return sorted(world.jobs), world.cycles["w1"]["status"]
+
+        expected = outcome(None)
+        assert [outcome(count) for count in (1, 2, 3)] == [expected] * 3
 
 
 class TestFailures:

@@ -99,6 +99,7 @@ MAPPED: dict[str, tuple[Any, dict[str, Any]]] = {
 OF_PODS: dict[str, Any] = {
     "store.secretRef.name": "secret",
     "training.nodes": 4,
+    "evaluation.pods": 3,
     "promotion.timeoutSeconds": 5,
     "promotion.approvalTimeoutSeconds": 5,
     "deadlineSeconds": 5,

@@ -18,7 +18,17 @@ from jobs.contracts.stages import STAGES
 from jobs.local.configs import stage_config
 from jobs.local.places import USES_BASE
 
-HEAVY = ("torch", "transformers", "peft", "accelerate", "sentence_transformers", "faiss")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "sentence_transformers",
+    "faiss",
+    "bm25s",
+    "sacrebleu",
+    "rouge_score",
+)
 
 
 def light(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:

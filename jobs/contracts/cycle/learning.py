@@ -112,6 +112,8 @@ class EvaluationSpec(CycleModel):
     """What RAG accuracy is the mean of."""
     batch_tokens: Annotated[int, Field(ge=64, le=2**31)] = 16_384
     """Tokens, padding included, that go through the model at once."""
+    pods: Annotated[int, Field(ge=1, le=256)] = 1
+    """Pods that the checkpoints are dealt among. A checkpoint whose pod fails for good is named, and not chosen."""
 
 
 WEIGHTS = ("ppl", "rag", "recall")
