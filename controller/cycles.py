@@ -91,8 +91,16 @@ class Cycle:
     @property
     def is_active(self) -> bool:
         """Whether it holds its archive: no other may run."""
-        is_running = self.entry is not None and self.entry.state == "Running"
-        return self.has_started and not self.has_ended and (is_running or self.status.state in _HOLDING)
+        return self.has_started and not self.has_ended and (self._is_running or self.status.state in _HOLDING)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is suspended, and nothing of it runs."""
+        return self.status.state == "Suspended" and not self._is_running
+
+    @property
+    def _is_running(self) -> bool:
+        return self.entry is not None and self.entry.state == "Running"
 
     @cached_property
     def entry(self) -> StageStatus | None:

@@ -32,12 +32,17 @@ def turn_of(cycle: Cycle, observed: Observed, settings: Settings) -> Turn:
     go on in order.
     """
     holders = [one for one in observed.cycles if one.is_active and not one.is_deleting]
-    if cycle.is_active:
-        first = min(holders, key=lambda one: one.order)
-        return Turn(is_come=True) if first.uid == cycle.uid else _behind(first)
-    if holders:
-        return _behind(holders[0])
-    return _next_turn(cycle, observed, settings)
+    if not holders:
+        return _next_turn(cycle, observed, settings)
+    first = min(holders, key=_hold)
+    return Turn(is_come=True) if first.uid == cycle.uid else _behind(first)
+
+
+def _hold(holder: Cycle) -> tuple[bool, str, tuple[str, str]]:
+    """Of several that hold their archive the least one has it: a retried one may be suspended while it waits."""
+    if not holder.is_at_rest:
+        return False, "", holder.order
+    return True, holder.status.started_at or "", holder.order
 
 
 def _next_turn(cycle: Cycle, observed: Observed, settings: Settings) -> Turn:

@@ -490,6 +490,44 @@ class TestQueue:
         world.run()
         assert [world.status(name).state for name in ("w1", "w2")] == ["Promoted", "Promoted"]
 
+    def test_a_retried_one_that_is_suspended_and_resumed_waits_for_the_running_one(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        world.fail(InputError("no"))
+        world.settle()
+        world.add("w2")
+        world.run(until="train")
+        world.annotate("w1", retry="1")
+        world.settle()
+        world.edit("w1", suspend=True)
+        world.settle()
+        assert [world.status(name).state for name in ("w1", "w2")] == ["Suspended", "Running"]
+        world.succeed()
+        world.settle()
+        assert world.stage_of(world.running()[0])[0] == "index", "what has begun goes on"
+        world.edit("w1", suspend=False)
+        world.settle()
+        assert world.condition("w1", "Progressing") == ("Unknown", "Queued", "waits for w2, which is Running")
+        assert world.run() == [*ALL[6:], *ALL[5:]]
+        assert [world.status(name).state for name in ("w1", "w2")] == ["Promoted", "Promoted"]
+
+    def test_of_two_suspended_ones_the_one_whose_turn_it_was_goes_on_first(self, world: World) -> None:
+        world.add("w1")
+        world.run(until="train")
+        world.fail(InputError("no"))
+        world.settle()
+        world.add("w2")
+        world.run(until="train")
+        world.annotate("w1", retry="1")
+        for name in ("w1", "w2"):
+            world.settle()
+            world.edit(name, suspend=True)
+        world.settle()
+        world.edit("w1", suspend=False)
+        world.settle()
+        assert world.running() == []
+        assert world.condition("w1", "Progressing") == ("Unknown", "Queued", "waits for w2, which is suspended")
+
     def test_two_that_have_begun_at_once_go_on_in_order(self, world: World) -> None:
         world.add("w1")
         world.add("w2")
