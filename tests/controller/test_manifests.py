@@ -11,37 +11,17 @@ from typing import Any
 
 import pytest
 import yaml
-from controller_world import START
+from stage_jobs import wanted
 
-from controller.cycles import read_cycle
 from controller.manifests import asking_job, document, gathering_job, job_name, ranks_service, stage_job
 from controller.objects import SPEC_HASH
-from controller.observed import Observed
-from controller.planning import Planning
-from controller.settings import Settings
 from jobs.contracts.cycle import RetrainCycle
-from jobs.contracts.cycle.status import StageStatus
 from jobs.contracts.errors import permanent_exit_codes
 from jobs.contracts.progression import Step
 from jobs.contracts.stages import STAGES
 
 GOLDENS = Path(__file__).parent / "goldens"
 INPUTS = sorted(path.name.removesuffix(".input.yaml") for path in GOLDENS.glob("*.input.yaml"))
-
-
-def wanted(given: dict[str, Any]) -> tuple[Planning, StageStatus]:
-    metadata = {"name": "w1", "namespace": "mail", "uid": "uid-1", "resourceVersion": "7", "generation": 1}
-    metadata["creationTimestamp"] = "2026-01-05T03:00:00Z"
-    cycle = read_cycle({"metadata": metadata, "spec": given["spec"], "status": given.get("status", {})})
-    assert cycle.spec is not None, cycle.problem
-    settings = Settings.model_validate({"namespace": "mail"} | given.get("settings", {}))
-    planning = Planning(cycle, Observed((cycle,)), settings, START)
-    stage, attempt, run = given["stage"], given.get("attempt", 0), given.get("run", 0)
-    name = job_name(cycle.uid, cycle.name, Step(stage, attempt), run)
-    entry = StageStatus(
-        name=stage, attempt=attempt, run=run, state="Running", job=name, started_at="2026-01-05T03:00:00Z"
-    )
-    return planning, entry
 
 
 @pytest.mark.parametrize("name", INPUTS)
