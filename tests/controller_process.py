@@ -51,10 +51,16 @@ class Operator:
 
     # ---- its process
 
+    def configure(self, **settings: Any) -> Path:
+        """Write down its settings, some of them changed; it reads them at its start and at each resync."""
+        self.settings |= settings
+        config, written = self.folder / "config.yaml", self.folder / "config.yaml.new"
+        written.write_text(yaml.safe_dump({"namespace": self.namespace, "resyncSeconds": 30} | self.settings))
+        return written.replace(config)
+
     def arguments(self) -> list[str]:
         """Its arguments, with its settings written down."""
-        config = self.folder / "config.yaml"
-        config.write_text(yaml.safe_dump({"namespace": self.namespace, "resyncSeconds": 30} | self.settings))
+        config = self.configure()
         self.metrics_port, self.health_port = free_port(), free_port()
         ports = ["--health-port", str(self.health_port), "--metrics-port", str(self.metrics_port)]
         return ["--config", str(config), *ports, "--log-format", "text", "--verbose"]

@@ -14,7 +14,7 @@ import pytest
 from cluster.api import ApiError, Object, wait_for
 from cluster.kubelet import Play
 from controller_process import Operator, failing, operator, played, stage_of
-from controller_world import RESULTS, WINNER
+from controller_world import KEPT, RESULTS, WINNER
 from inference_pods import served
 
 from controller.handlers import age_of
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cluster.kubelet import Kubelet
 
 pytestmark = pytest.mark.cluster
+SKIPPED = RESULTS | {"window": {"window_idx": 3, "num_new_train_messages": 2, "skipped": True}}
 ALL = [row.name for row in STAGES]
 
 
@@ -110,16 +111,22 @@ def test_it_does_not_live_where_nothing_is_looked_at() -> None:
         age_of(reconciler)
 
 
+@pytest.mark.slow
 def test_ten_resyncs_write_nothing(
     control_plane: ControlPlane, kubelet: Kubelet, namespace: str, tmp_path: Path
 ) -> None:
     """With cycles in every state that lasts."""
 
     def rule(pod: Object) -> Play:
-        if pod["metadata"]["labels"]["refrain.dev/archive"] == "failed" and stage_of(pod)[0] == "split":
-            return failing(pod, InputError("no"))
-        if pod["metadata"]["labels"]["refrain.dev/archive"] == "running" and stage_of(pod)[0] == "window":
-            return Play(hang=True)
+        match pod["metadata"]["labels"]["refrain.dev/archive"], stage_of(pod)[0]:
+            case "failed", "split":
+                return failing(pod, InputError("no"))
+            case "running", "window":
+                return Play(hang=True)
+            case "kept", _:
+                return played(pod, KEPT)
+            case "skipped", _:
+                return played(pod, SKIPPED)
         return played(pod)
 
     kubelet.rule = rule
@@ -131,6 +138,10 @@ def test_ten_resyncs_write_nothing(
         made.create("running", archive="running")
         made.create("suspended", archive="suspended", suspend=True)
         made.create("approval", archive="approval", promotion={"mode": "Manual"})
+        made.create("kept", archive="kept")
+        made.create("skipped", archive="skipped")
+        made.create("refused", archive="refused", store={"url": "s3://refrain", "secretRef": {"name": "theirs"}})
+        made.create("waiting", archive="waiting", stages={"parse": {"nodeSelector": {"disk": "none-such"}}})
         made.wait_stage("running", "window")
         made.create("queued", archive="running")
         for name, state in (
@@ -139,17 +150,48 @@ def test_ten_resyncs_write_nothing(
             ("queued", "Queued"),
             ("suspended", "Suspended"),
             ("approval", "AwaitingApproval"),
+            ("kept", "NotPromoted"),
+            ("skipped", "Skipped"),
+            ("refused", "Pending"),
+            ("waiting", "Running"),
         ):
             made.wait(name, state)
+        wait_for(lambda: made.condition("refused", "Accepted")[:2] == ("False", "SecretNotAllowed"))
+        wait_for(lambda: made.condition("waiting", "Progressing")[1] == "Unschedulable")
         since = control_plane.mark()
-        counted = f"http://127.0.0.1:{made.metrics_port}/metrics"
-        before = _reconciles(counted)
-        wait_for(lambda: _reconciles(counted) >= before + 50, 60, "ten resyncs of five archives")
+        _wait_for_looks(made, 90, "ten resyncs of nine archives")
         assert control_plane.audit(since, user=made.user, writes=True) == []
 
 
-def _reconciles(url: str) -> float:
-    text = urllib.request.urlopen(url, timeout=5).read().decode()
+def test_paused_and_let_go_on(control_plane: ControlPlane, kubelet: Kubelet, namespace: str, tmp_path: Path) -> None:
+    """The settings are read again at each resync: no restart is needed."""
+    kubelet.rule = lambda pod: Play(hang=True) if stage_of(pod)[0] == "sample" else played(pod)
+    kubelet.offer_gpus(4)
+    with operator(control_plane, namespace, tmp_path, resyncSeconds=1) as made:
+        made.start().create("w1")
+        job = made.wait_stage("w1", "sample")
+        made.configure(paused=True)
+        _wait_for_looks(made, 3, "it has read its settings")
+        since = control_plane.mark()
+        (pod,) = [pod for pod in made.pods() if pod["metadata"]["name"].startswith(job)]
+        kubelet.finish(namespace, pod["metadata"]["name"], message=played(pod).message)
+        made.create("w2", archive="another")
+        _wait_for_looks(made, 6, "it looks on at two archives")
+        assert control_plane.audit(since, user=made.user, writes=True) == []
+        assert made.status("w2") == {"state": "Pending"}, "as the API server has set it"
+        made.configure(paused=False)
+        made.wait("w1", "Promoted")
+        made.wait("w2", "Running")
+
+
+def _wait_for_looks(made: Operator, number: int, what: str) -> None:
+    """Until so many archives have been looked at."""
+    before = _reconciles(made)
+    wait_for(lambda: _reconciles(made) >= before + number, 60, what)
+
+
+def _reconciles(made: Operator) -> float:
+    text = urllib.request.urlopen(f"http://127.0.0.1:{made.metrics_port}/metrics", timeout=5).read().decode()
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith("refrain_reconciles_total"))
 
 
@@ -200,14 +242,40 @@ def test_edited_while_it_runs(one: Operator, kubelet: Kubelet, control_plane: Co
 
 
 def test_a_job_deleted_by_hand_is_asked_for(one: Operator, kubelet: Kubelet, control_plane: ControlPlane) -> None:
-    kubelet.rule = lambda pod: (
-        Play(hang=True) if pod["spec"]["containers"][0]["args"][:4:3] == ["run", "train"] else played(pod)
-    )
+    kubelet.rule = lambda pod: Play(hang=True) if _trains(pod) else played(pod)
     one.create("w1")
     job = one.wait_stage("w1", "train")
     control_plane.api.delete("batch/v1/Job", job, one.namespace)
     one.wait("w1", "Promoted")
-    assert any(item["metadata"]["name"] == f"{job}-asks" for item in one.jobs())
+    assert f"{job}-asks" in _names(one.jobs())
+
+
+def test_a_job_removed_by_its_ttl_is_not_run_again(
+    one: Operator, kubelet: Kubelet, control_plane: ControlPlane
+) -> None:
+    """The stage ends and its Job is collected while nobody looks: the store is asked for the result."""
+    kubelet.rule = lambda pod: Play(hang=True) if _trains(pod) else played(pod)
+    one.create("w1")
+    job = one.wait_stage("w1", "train")
+    (pod,) = [pod for pod in one.pods() if pod["metadata"]["name"].startswith(job)]
+    wait_for(lambda: one.status("w1")["stages"][-1]["jobUid"], 30, "its Job's uid is written down")
+    one.kill()
+    control_plane.api.patch("batch/v1/Job", job, one.namespace, {"spec": {"ttlSecondsAfterFinished": 0}})
+    kubelet.finish(one.namespace, pod["metadata"]["name"], message=played(pod).message)
+    wait_for(lambda: control_plane.api.find("batch/v1/Job", job, one.namespace) is None, 30, "its Job is collected")
+    one.start()
+    status = one.wait("w1", "Promoted")
+    assert next(entry for entry in status["stages"] if entry["name"] == "train")["run"] == 0
+    assert [name for name in _names(one.jobs()) if "-train-" in name] == [f"{job}-asks"]
+    assert not {"JobLost", "RanksLost"} & {event["reason"] for event in one.events()}
+
+
+def _trains(pod: Object) -> bool:
+    return pod["spec"]["containers"][0]["args"][:4:3] == ["run", "train"]
+
+
+def _names(objects: list[Object]) -> list[str]:
+    return [item["metadata"]["name"] for item in objects]
 
 
 @pytest.mark.parametrize("message", ["", '{"stage": "tra', "garbage"])
@@ -317,8 +385,7 @@ def test_two_controllers_at_once(
 
 
 def test_too_little_mail(one: Operator, kubelet: Kubelet) -> None:
-    skipped = RESULTS | {"window": {"window_idx": 3, "num_new_train_messages": 2, "skipped": True}}
-    kubelet.rule = lambda pod: played(pod, skipped)
+    kubelet.rule = lambda pod: played(pod, SKIPPED)
     one.create("w1")
     one.wait("w1", "Skipped")
     assert one.condition("w1", "Succeeded")[:2] == ("True", "TooFewMessages")
