@@ -25,6 +25,7 @@ _OTHERS = {
     "ask": "Answer a question from the archive.",
     "chat": "Talk with the archive, question after question.",
     "serve": "Answer questions over HTTP, as OpenAI's API does.",
+    "vllm": "Bring base model and adapter for a vLLM to serve.",
     "merge": "Merge an adapter into its base model.",
     "export": "Write an adapter with its model card, as PEFT reads it.",
     "shards": "Keep the newest train shards active.",

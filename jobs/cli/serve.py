@@ -29,6 +29,7 @@ _ADAPTER_VARIABLE = "REFRAIN_ADAPTER"
 @click.option(
     "--precision", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True, help="On a GPU."
 )
+@click.option("--vllm", metavar="URL", help="A vLLM that has the model, started with what `refrain vllm` wrote.")
 @click.option(
     "--api-keys-file", type=options.Place(path_type=Path), help="Keys of clients, one a line.  [default: anyone]"
 )

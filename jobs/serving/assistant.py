@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from jobs.ml.adapter_set import Adapter
     from jobs.ml.base_model import Base
     from jobs.ml.decoding import Decoder, Sampling
+    from jobs.serving.vllm import VllmDecoder
 
 ALIAS = "refrain"
 """The model's name for who wants whatever is in service."""
@@ -59,7 +60,7 @@ class Assistant(AbstractContextManager["Assistant"]):
         self._max_active = max_active
         self._swapping = threading.Lock()
         self._knowledge: Knowledge | None = None
-        self._decoder: Decoder | None = None
+        self._decoder: Decoder | VllmDecoder | None = None
         self._engine: Engine | None = None
         self._version: Version | None = None
 
@@ -80,18 +81,25 @@ class Assistant(AbstractContextManager["Assistant"]):
         self._knowledge = Knowledge(self.wanted, self.store, self._scratch)
         return self._knowledge
 
-    def open_model(self) -> Decoder | None:
+    def open_model(self) -> Decoder | VllmDecoder | None:
         """Load base model and adapter; None, with a note, where no base model is named anywhere."""
-        from jobs.ml.decoding import Decoder
-
         base = find_wanted_base(self.wanted, self.store, self.options)
         if base is None:
             self.notes.append("there is no base model yet: these are the sources alone")
             return None
-        self._decoder = Decoder(base, device=self.wanted.device, precision=self.wanted.precision)
+        self._decoder = self._decoder_of(base)
         self._version = self._first_version(base)
         self._engine = Engine(self._decoder, max_active=self._max_active)
         return self._decoder
+
+    def _decoder_of(self, base: Base) -> Decoder | VllmDecoder:
+        if self.wanted.vllm:
+            from jobs.serving.vllm import VllmDecoder
+
+            return VllmDecoder(base, self.wanted.vllm)
+        from jobs.ml.decoding import Decoder
+
+        return Decoder(base, device=self.wanted.device, precision=self.wanted.precision)
 
     @property
     def knowledge(self) -> Knowledge:
@@ -100,7 +108,7 @@ class Assistant(AbstractContextManager["Assistant"]):
         return self._knowledge
 
     @property
-    def decoder(self) -> Decoder:
+    def decoder(self) -> Decoder | VllmDecoder:
         """The model; `open_model` has found one."""
         assert self._decoder is not None
         return self._decoder

@@ -15,6 +15,7 @@ from jobs.serving.text_stream import TextStream
 if TYPE_CHECKING:
     from jobs.ml.adapter_set import Adapter
     from jobs.ml.decoding import Decoder, Growing, Sampling
+    from jobs.serving.vllm import VllmDecoder
 
 Reason = Literal["stop", "length", "time", "cancelled"]
 
@@ -79,7 +80,7 @@ class Answering:
 class Engine:
     """See the module. Errors of one answer end that answer alone."""
 
-    def __init__(self, decoder: Decoder, *, max_active: int = 32) -> None:
+    def __init__(self, decoder: Decoder | VllmDecoder, *, max_active: int = 32) -> None:
         self._decoder = decoder
         self._max_active = max_active
         self._waiting: deque[Answering] = deque()

@@ -34,6 +34,8 @@ class Wanted:
     embedding_model: str | None = None
     device: str | None = None
     precision: str = "bf16"
+    vllm: str | None = None
+    """URL of a vLLM that has the model; None: it is loaded here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,148 @@
+"""A model that vLLM serves beside this process, in place of one that is loaded here: the same calls, over HTTP.
+
+Retrieval, prompts, keys and adapters' digests stay this process's. vLLM is given tokens, and gives tokens back
+(`return_token_ids`, from vLLM 0.10.2 on), so that no text goes through two tokenizers. Which adapter it serves it is
+told at its start, by the file that `refrain vllm` writes, under a name that no other adapter will ever have.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+import urllib3
+
+from jobs.contracts.errors import ConfigError, RefrainError, TransientError
+from jobs.contracts.records import Json
+from jobs.ml.adapter_files import adapter_digest
+from jobs.ml.base_model import Base, load_encoder
+
+if TYPE_CHECKING:
+    from jobs.ml.decoding import Sampling
+
+BARE_NAME = "base"
+"""What vLLM calls the bare base model."""
+_NAME_DIGITS = 16
+_START_SECONDS = 3600
+_RETRY_SECONDS = 2
+_TICK_SECONDS = 0.02
+"""How long one answer's next token is waited for while others go on."""
+_TIMEOUT = urllib3.Timeout(connect=5, read=300)
+
+
+def versioned_name(digest: str) -> str:
+    """An adapter's name at vLLM."""
+    return f"refrain-{digest[:_NAME_DIGITS]}"
+
+
+@dataclass(slots=True, weakref_slot=True)
+class Streamed:
+    """A text that grows at vLLM: its tokens as they come. It ends there too when nobody holds this any more."""
+
+    tokens: queue.SimpleQueue[int | RefrainError | None]
+
+
+class VllmDecoder:
+    """As `jobs.ml.decoding.Decoder`, which says what its methods do."""
+
+    def __init__(self, base: Base, url: str, *, seconds: float = _START_SECONDS) -> None:
+        """Wait until vLLM answers; TransientError where it does not in that time."""
+        self.base = base
+        self.encoder = load_encoder(base)
+        self._url = url.rstrip("/")
+        self._pool = urllib3.PoolManager(maxsize=256, timeout=_TIMEOUT, retries=False)
+        models = self._wait_for_models(seconds)
+        self._names = {str(one["id"]) for one in models}
+        lengths = [one.get("max_model_len") for one in models]
+        self.num_positions: int | None = next((int(one) for one in lengths if one), None)
+
+    def load(self, folder: Path | None) -> Any:
+        """The adapter's name at vLLM; ConfigError where vLLM was not started with it."""
+        name = BARE_NAME if folder is None else versioned_name(adapter_digest(folder))
+        if name not in self._names:
+            raise ConfigError(
+                f"vLLM serves {', '.join(sorted(self._names))}, not {name}",
+                where=self._url,
+                hint="start it with the file that `refrain vllm` writes; it takes no other adapter while it runs",
+            )
+        return name
+
+    def begin(self, prompt: Sequence[int], adapter: Any, sampling: Sampling) -> Any:
+        """Have vLLM begin."""
+        streamed, is_left = Streamed(queue.SimpleQueue()), threading.Event()
+        weakref.finalize(streamed, is_left.set)
+        body = self._request(prompt, adapter, sampling)
+        threading.Thread(target=self._read, args=(body, streamed.tokens, is_left), daemon=True).start()
+        return streamed
+
+    def step(self, growing: Any) -> int | None:
+        """The next token; None where it is not there yet. TransientError where vLLM is lost, or refuses."""
+        try:
+            token = growing.tokens.get(timeout=_TICK_SECONDS)
+        except queue.Empty:
+            return None
+        if isinstance(token, RefrainError):
+            raise token
+        return self.encoder.stop_ids[0] if token is None else int(token)
+
+    def _request(self, prompt: Sequence[int], adapter: str, sampling: Sampling) -> Json:
+        room = {} if self.num_positions is None else {"max_tokens": max(1, self.num_positions - len(prompt))}
+        seed = {} if sampling.seed is None else {"seed": sampling.seed}
+        said = {"model": adapter, "prompt": list(prompt), "stream": True, "return_token_ids": True}
+        return said | {"temperature": sampling.temperature, "top_p": sampling.top_p} | room | seed
+
+    def _read(self, body: Json, tokens: queue.SimpleQueue[int | RefrainError | None], is_left: threading.Event) -> None:
+        """In a thread of its own: all tokens, then None, or what went wrong. Leaving ends the text at vLLM."""
+        try:
+            with self._pool.request("POST", f"{self._url}/v1/completions", json=body, preload_content=False) as answer:
+                for event in _events(answer):
+                    if is_left.is_set():
+                        return
+                    for token in event["choices"][0].get("token_ids") or ():
+                        tokens.put(int(token))
+            tokens.put(None)
+        except RefrainError as error:
+            tokens.put(error)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+            tokens.put(TransientError(f"vLLM: {type(error).__name__}: {error}", where=self._url))
+
+    def _wait_for_models(self, seconds: float) -> list[Json]:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                answer = self._pool.request("GET", f"{self._url}/v1/models")
+                if answer.status == 200:
+                    found: list[Json] = orjson.loads(answer.data)["data"]
+                    return found
+                problem = f"HTTP {answer.status}"
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                problem = str(error)
+            if time.monotonic() > end:
+                raise TransientError(f"vLLM does not answer: {problem}", where=self._url)
+            time.sleep(_RETRY_SECONDS)
+
+
+def _events(answer: urllib3.BaseHTTPResponse) -> Iterator[Json]:
+    """The JSON of an event stream, up to its `[DONE]`; TransientError for a refusal, and for a stream cut off."""
+    if answer.status != 200:
+        raise TransientError(f"vLLM refuses: HTTP {answer.status}: {answer.read(500).decode(errors='replace')}")
+    rest = b""
+    for part in answer.stream(amt=None):
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            said = line.strip().removeprefix(b"data:").strip()
+            if said == b"[DONE]":
+                return
+            if said:
+                event: Json = orjson.loads(said)
+                if "error" in event:
+                    raise TransientError(f"vLLM: {event['error']}")
+                yield event
+    raise TransientError("vLLM broke off in the middle of an answer")
