@@ -44,6 +44,10 @@ UNMET: list[tuple[dict[str, Any], str]] = [
     ({"image.registry": ""}, "image.registry is required: where the images of `make images` were pushed"),
     ({"store.url": ""}, "store.url is required: s3://bucket, where the archive is kept (or objectStore.enabled=true"),
     (
+        {"inference.engine": "vllm", "inference.mode": "Swap"},
+        "inference.engine vllm needs inference.mode Rollout: vLLM takes no other adapter while it runs",
+    ),
+    (
         {"inference.podAnnotations": {"refrain.dev/adapter": "a@b"}},
         "podAnnotations: refrain.dev/adapter is the controller's",
     ),

@@ -102,6 +102,8 @@ _BY_PATH: dict[str, Schema] = {
         "properties": {"successful": {"type": "integer", "minimum": 0}, "failed": {"type": "integer", "minimum": 0}},
     },
     "inference.replicas": {"type": ["integer", "null"], "minimum": 0},
+    "inference.engine": {"enum": ["refrain", "vllm"]},
+    "inference.vllm.extraArgs": {"type": "array", "items": {"type": "string"}},
     "inference.mode": {"enum": ["Rollout", "Swap"]},
     "inference.gpus": {"type": "integer", "minimum": 0},
     "inference.startupSeconds": _SECONDS,
