@@ -46,6 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--build-arg", action="append", default=[], metavar="NAME=VALUE", help="any other, to each image"
     )
+    parser.add_argument("--one-layer", action="store_true", help="buildah: nothing cached, one layer; quicker once")
     parser.add_argument("--dry-run", action="store_true", help="print the commands alone")
     chosen = parser.parse_args()
     if unknown := set(chosen.images) - set(IMAGES):
@@ -89,7 +90,7 @@ def build_command(program: str, image: str, name: str, context: Path, chosen: ar
     """What builds one image."""
     command = [program, "build", "--file", f"images/{image}/Dockerfile", "--tag", name]
     if program != "docker":
-        command += ["--layers", "--format", "oci"]
+        command += ["--format", "oci", f"--layers={str(not chosen.one_layer).lower()}"]
     if program == "buildah" and os.geteuid() == 0:
         command += ["--isolation", "chroot"]  # works within a container, too
     if chosen.uv_cache and program != "docker":
