@@ -15,6 +15,7 @@ from jobs.contracts.errors import MissingInputError, UsageError
 from jobs.contracts.records import Reject
 from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.files import decompressing
+from jobs.items import COMPLETE
 from jobs.mail.mbox import RawMail
 from jobs.sources.folders import MailFile
 from jobs.sources.options import ReadOptions
@@ -56,6 +57,8 @@ class ObjectSource:
         for key in store.list(prefix):
             found = True
             name = key.removeprefix(prefix)
+            if name.rpartition("/")[2] == COMPLETE:  # what `refrain upload` puts beside a folder's files
+                continue
             yield from self._read(store, key, MailFile(Path(name), name, name.rpartition("/")[0] or None), options)
         if not found:
             raise MissingInputError("no such object, and none under it", where=f"s3://{self.bucket}/{self.key}")

@@ -302,6 +302,7 @@ def test_objects_of_a_bucket(tmp_path: Path, s3_server: Any) -> None:
         "incoming/2026-W47.mbox.gz": gzip.compress(box(1, 2)),
         "incoming/list/a.eml": mail(3),
         "incoming/list/b.pdf": b"%PDF",
+        "incoming/list/_COMPLETE.json": b"{}",
         "incoming/cut.gz": gzip.compress(box(9))[:-8],
     }.items():
         client.put_object(Bucket=bucket, Key=key, Body=data)
