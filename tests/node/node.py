@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 from cluster import keys, programs
-from cluster.api import wait_for
+from cluster.api import Object, wait_for
 from cluster.control_plane import ControlPlane
 
 from node import machine
@@ -91,6 +91,7 @@ class Node(ControlPlane):
         self.runtime.begin()
         self._write_node_files()
         self.apply(_RIGHTS)
+        self.apply(_volumes(self.folder / "volumes"))
         node = ["--kubeconfig=node.kubeconfig", f"--hostname-override={NAME}", f"--node-ip={machine.ADDRESS}"]
         self._start("kubelet", "--config=kubelet.yaml", f"--root-dir={self.folder / 'kubelet'}", *node)
         self._start("kube-proxy", "--kubeconfig=proxy.kubeconfig", f"--hostname-override={NAME}", *_PROXY)
@@ -166,6 +167,28 @@ class Node(ControlPlane):
             "imageGCHighThresholdPercent": 100,
             "imageGCLowThresholdPercent": 99,
         }
+
+
+def _volumes(folder: Path, number: int = 20) -> list[Object]:
+    """Folders as volumes, each for one claim, of the default storage class."""
+    storage: Object = {
+        "apiVersion": "storage.k8s.io/v1",
+        "kind": "StorageClass",
+        "metadata": {"name": "folders", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "provisioner": "kubernetes.io/no-provisioner",
+    }
+    volumes = [storage]
+    for name in (f"folder-{one}" for one in range(number)):
+        (folder / name).mkdir(parents=True)
+        (folder / name).chmod(0o777)  # a pod's group is not given to such volumes
+        spec = {
+            "capacity": {"storage": "100Gi"},
+            "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
+            "storageClassName": "folders",
+            "hostPath": {"path": str(folder / name)},
+        }
+        volumes.append({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec})
+    return volumes
 
 
 _PROXY = (

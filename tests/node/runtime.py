@@ -47,17 +47,19 @@ class Runtime:
                 self._ctr("images", "import", "--local", archive)
 
     def load(self, archive: Path) -> str:
-        """Bring an OCI archive's image, unless it is there; what was done."""
-        name, digest = described(archive)
-        if self._present().get(name) == digest:
+        """Bring an archive's image, unless it is there as it was loaded before; what was done."""
+        name, config = described(archive)
+        known = self.images.with_name("images.json")
+        loaded = json.loads(known.read_text()) if known.exists() else {}
+        if loaded.get(name) == config and name in self._present():
             return f"{name} is there"
         self._ctr("images", "import", "--local", archive)
+        known.write_text(json.dumps(loaded | {name: config}))
         return f"{name} loaded"
 
-    def _present(self) -> dict[str, str]:
-        """Names of images, and the digests of their manifests."""
-        rows = [line.split() for line in self._ctr("images", "list").stdout.splitlines()[1:]]
-        return {row[0]: row[2] for row in rows}
+    def _present(self) -> list[str]:
+        """Names of images."""
+        return self._ctr("images", "list", "--quiet").stdout.split()
 
     def _ctr(self, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
         command = [programs.binary("ctr"), "--address", self.socket, "--namespace", _NAMESPACE, *arguments]
@@ -97,9 +99,9 @@ state = "{self.folder}/containerd"
 
 
 def described(archive: Path) -> tuple[str, str]:
-    """The name and the manifest's digest of the image in an OCI archive."""
+    """The name of the image in an archive (`docker save`), and its configuration's name, which is its digest."""
     with tarfile.open(archive) as tar:
-        index = tar.extractfile("index.json")
-        assert index is not None
-        (manifest,) = json.load(index)["manifests"]
-    return manifest["annotations"]["org.opencontainers.image.ref.name"], manifest["digest"]
+        manifest = tar.extractfile("manifest.json")
+        assert manifest is not None
+        (image,) = json.load(manifest)
+    return image["RepoTags"][0], image["Config"]
