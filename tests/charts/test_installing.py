@@ -211,8 +211,8 @@ def test_two_releases_do_not_touch_each_other(release: Release, new_namespace: C
         release.helm("uninstall", "refrain")
         assert other.api.find(DEPLOYMENT, "refrain-controller", other.namespace)
         roles = {one["metadata"]["name"] for one in other.api.list("rbac.authorization.k8s.io/v1/ClusterRole")}
-        assert f"{other.namespace}-refrain-view" in roles
-        assert f"{release.namespace}-refrain-view" not in roles
+        assert f"refrain:{other.namespace}:refrain:view" in roles
+        assert f"refrain:{release.namespace}:refrain:view" not in roles
     finally:
         other.helm("uninstall", "refrain")
 

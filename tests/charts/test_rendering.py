@@ -236,11 +236,12 @@ def test_the_definition_is_the_generated_one_and_is_kept() -> None:
 
 def test_cluster_wide_names_are_no_other_releases() -> None:
     names = []
-    for release, namespace in (("refrain", "mail"), ("refrain", "lists"), ("other", "mail")):
+    releases = [("refrain", "mail"), ("refrain", "lists"), ("other", "mail"), ("b-refrain", "a"), ("refrain", "a-b")]
+    for release, namespace in releases:
         objects = rendered(*sets(NEEDED), release=release, namespace=namespace)
         names += [one["metadata"]["name"] for one in objects if "namespace" not in one["metadata"]]
-    assert len(names) == 6
-    assert len(set(names)) == 6
+    assert len(names) == 10
+    assert len(set(names)) == 10
 
 
 @pytest.mark.parametrize("name", NAMES)

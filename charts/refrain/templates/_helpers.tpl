@@ -5,9 +5,9 @@
 {{- default $full .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* Name of a cluster-wide object: no other release of the cluster has it. */ -}}
+{{- /* Name of a cluster-wide object: no other release of the cluster has it, for no name has a colon. */ -}}
 {{- define "refrain.clusterName" -}}
-{{- printf "%s-%s" .Release.Namespace (include "refrain.fullname" .) -}}
+{{- printf "refrain:%s:%s" .Release.Namespace (include "refrain.fullname" .) -}}
 {{- end -}}
 
 {{- /* (dict "root" . "of" "stages") */ -}}
