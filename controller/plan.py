@@ -13,11 +13,12 @@ from datetime import datetime
 from controller.accepting import refused
 from controller.actions import DeleteCycle, Plan
 from controller.cycles import Cycle, distinct
+from controller.deadlines import late_cycle
 from controller.objects import RETRY, after
 from controller.observed import Observed
 from controller.planning import Planning
 from controller.promoting import give_up, heal
-from controller.running import advance, fail, note_finished, stop
+from controller.running import advance, note_finished, run_out, stop
 from controller.settings import Settings
 from controller.turns import superseding, turn_of
 
@@ -44,8 +45,8 @@ def _decide(p: Planning) -> None:
     other = superseding(p.cycle, p.observed)
     if other is not None:
         p.end("Skipped", "Superseded", f"{other.name} was newer and has taken its sources")
-    elif _is_over_time(p):
-        fail(p, "DeadlineExceeded", f"the cycle has taken longer than its deadlineSeconds of {p.spec.deadline_seconds}")
+    elif late := late_cycle(p):
+        run_out(p, late)
     elif p.spec.suspend:
         _suspend(p)
     else:
@@ -86,15 +87,6 @@ def _suspend(p: Planning) -> None:
         p.set_entry(state="Suspended", completed_at=p.now_written, asks="", message="")
     p.set(state="Suspended", progress=None)
     p.progressing("False", "Suspended", "spec.suspend is true: set it to false to go on")
-
-
-def _is_over_time(p: Planning) -> bool:
-    seconds = p.spec.deadline_seconds
-    if seconds is None or p.status.started_at is None:
-        return False
-    at = after(p.status.started_at, seconds)
-    p.wake(at)
-    return p.now >= at
 
 
 def _take_turn(p: Planning) -> None:

@@ -14,7 +14,7 @@ from controller.actions import Action, Ask, Forget, SetAdapter, Swap
 from controller.cycles import Cycle
 from controller.objects import after, condition, is_deleting, is_false, is_ready, name, uid
 from controller.observed import Inference
-from controller.status import shortened
+from controller.status import condition_of, shortened
 from jobs.contracts.cycle.status import ENDED, Promotion
 
 if TYPE_CHECKING:
@@ -320,8 +320,8 @@ def _withhold(p: Planning, promotion: Promotion, reason: str, message: str) -> N
 def heal(inference: Inference | None, cycles: Iterable[Cycle]) -> tuple[Action, ...]:
     """What is to be done about a promotion that no cycle pursues: it has ended, failed, was deleted or suspended.
 
-    One that came to its end is only forgotten, and so is one of a deleted cycle that was about to be recorded;
-    what had merely begun is taken back.
+    One that came to its end is only forgotten, and so is one that may be on record: of a cycle that was deleted
+    while it was recorded, or whose result nobody could tell. What had merely begun is taken back.
     """
     if inference is None or not inference.marker:
         return ()
@@ -352,7 +352,9 @@ def _is_under_way(owner: Cycle) -> bool:
 def _is_to_stay(owner: Cycle | None, marker: dict[str, Any]) -> bool:
     if owner is None:
         return bool(marker.get("recording"))
-    promotion = owner.status.promotion
+    promotion, succeeded = owner.status.promotion, condition_of(owner.status, "Succeeded")
+    if promotion is not None and promotion.phase == "Recording" and succeeded and succeeded.reason == "ResultUnknown":
+        return True  # it may be on record: nobody could tell
     return owner.status.state == "Promoted" or (promotion is not None and promotion.phase == "Withheld")
 
 

@@ -8,24 +8,23 @@ from datetime import timedelta
 from typing import Any
 
 from controller.actions import CreateJob, CreateService, DeleteJob
+from controller.deadlines import deadline_seconds, late_cycle, late_stage
 from controller.manifests import asking_job, gathering_job, is_shared, job_name, ranks_service, stage_job
 from controller.noting import note_result
-from controller.objects import Json, after, condition, is_false, is_live, name, owner_uid, uid
+from controller.objects import Json, after, condition, name, owner_uid, uid
 from controller.planning import Planning
-from controller.pods import override_of
 from controller.promoting import is_cleared
 from controller.status import shortened
+from controller.symptoms import told_by, trouble, why_failed, words_of
 from jobs.contracts import stages
 from jobs.contracts.cycle.status import StageStatus
 from jobs.contracts.errors import MissingInputError, permanent_exit_codes
 from jobs.contracts.progression import FIRST_STEP, Step, ended_as, next_step, why_skipped
-from jobs.contracts.termination import Termination, decode
+from jobs.contracts.termination import Termination
 
 _REFUSED_SECONDS = 30
 _STEADY_SECONDS = 600
 """A run that has lasted so long has not been lost over and over: losses are counted from there anew."""
-_BAD_IMAGE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
-_BAD_SETUP = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
 def advance(p: Planning) -> None:
@@ -47,11 +46,7 @@ def begin(p: Planning, step: Step) -> None:
     """Create a stage's Job, once no pod of the archive is left and the inference Deployment is ready for it."""
     if step.stage == "promote" and not is_cleared(p):
         return
-    before = next(
-        (one for one in reversed(p.status.stages) if (one.name, one.attempt) == (step.stage, step.attempt)), None
-    )
-    run = before.run + 1 if before else 0
-    job = job_name(p.cycle.uid, p.cycle.name, step, run)
+    before, run, job = _next_run(p, step)
     if left := next(p.observed.live_pods(but=job), None):
         p.set(state="Running")
         p.progressing("True", "PodsLeft", f"waits for pod {name(left)} to end")
@@ -75,12 +70,54 @@ def begin(p: Planning, step: Step) -> None:
     _create(p, entry)
 
 
+def _next_run(p: Planning, step: Step) -> tuple[StageStatus | None, int, str]:
+    """A stage's run before the next, and that one's number and Job."""
+    before = next(
+        (one for one in reversed(p.status.stages) if (one.name, one.attempt) == (step.stage, step.attempt)), None
+    )
+    run = before.run + 1 if before else 0
+    return before, run, job_name(p.cycle.uid, p.cycle.name, step, run)
+
+
+def run_out(p: Planning, message: str) -> None:
+    """The cycle has had its time. What has ended well counts, and what may be on record is asked for."""
+    if p.entry is not None and _may_be_recorded(p, p.entry):
+        _watch(p, p.entry)
+        return
+    note_finished(p)
+    if p.status.state == "Failed":
+        return
+    step, entry = _coming(p), p.entry
+    if step is not None and _next_run(p, step)[2] in p.observed.jobs:  # begun, and not written down yet
+        begin(p, step)
+    elif step is None and entry is not None and entry.state == "Succeeded":
+        _end(p, entry)
+    else:
+        fail(p, "DeadlineExceeded", message)
+
+
+def _coming(p: Planning) -> Step | None:
+    """The step that is to be begun next; None where one runs, or nothing follows."""
+    entry = p.entry
+    if entry is None:
+        return FIRST_STEP
+    if entry.state == "Suspended":
+        return Step(entry.name, entry.attempt)
+    return next_step(Step(entry.name, entry.attempt), entry.result) if entry.state == "Succeeded" else None
+
+
+def _may_be_recorded(p: Planning, entry: StageStatus) -> bool:
+    """Whether a promotion may have been written down that has told nothing of it yet."""
+    has_begun = bool(entry.asks or entry.job_uid or entry.job in p.observed.jobs)
+    return entry.name == "promote" and entry.state == "Running" and has_begun
+
+
 def _create(p: Planning, entry: StageStatus) -> None:
     """Create the Job of the stage that is to run; a refusal of it is said."""
     service = ranks_service(p, entry)
     if not _is_refused(p, *(name(one) for one in (service,) if one), entry.job):
         p.progressing("True", "StageRunning", f"{entry.name} runs as {entry.job}")
-        p.wake(after(entry.started_at, _deadline_seconds(p, entry)))
+        p.wake(after(entry.started_at, deadline_seconds(p, entry)))
     if p.status.state == "Failed":
         return
     if service is not None:
@@ -112,34 +149,34 @@ def _watch(p: Planning, entry: StageStatus) -> None:
     elif is_shared(p, entry) and condition(job, "Complete"):
         _ask(p, entry, "its shares are put together")
     elif condition(job, "Complete"):
-        told = _told(p, job, entry)
+        told = told_by(p, job, entry)
         if told is None or told.result is None:
             _ask(p, entry, "its pod said nothing of its result; the store is asked whether it had finished")
         else:
             succeed(p, told.result)
     elif failed := condition(job, "Failed"):
         _failed(p, entry, job, failed)
-    elif _is_over_time(p, entry, job):
-        fail(p, "DeadlineExceeded", f"{entry.name} took longer than {_deadline_seconds(p, entry)} s")
+    elif late := late_cycle(p) or late_stage(p, entry, job):
+        _give_up(p, entry, job, late)
     else:
         if entry.job_uid != uid(job):
             p.set_entry(job_uid=uid(job))
         _describe(p, entry, job)
 
 
-def _is_over_time(p: Planning, entry: StageStatus, job: Json) -> bool:
-    """Whether a stage has had its time: it begins when its Job may start, which Kueue may hold."""
-    if job["spec"].get("suspend"):
-        return False
-    began = str((job.get("status") or {}).get("startTime") or entry.started_at)
-    at = after(began, _deadline_seconds(p, entry))
-    p.wake(at)
-    return p.now >= at
+def _give_up(p: Planning, entry: StageStatus, job: Json, late: str) -> None:
+    """It has had its time. A promotion may be on record: it is stopped, and then the store is asked."""
+    if entry.name != "promote":
+        fail(p, "DeadlineExceeded", late)
+        return
+    p.set_entry(job_uid=uid(job))
+    stop(p)
+    p.progressing("True", "PodsLeft", f"{late}; waits for {entry.job} to end, which may have written its record")
 
 
 def _describe(p: Planning, entry: StageStatus, job: Json) -> None:
     """Say how a running stage does: what it waits for, or how far it is."""
-    reason, message = _trouble(p, entry, job)
+    reason, message = trouble(p, entry, job)
     p.set_entry(message=shortened(message))
     p.set(state="Queued" if reason == "Admission" else "Running")
     if reason:
@@ -152,30 +189,10 @@ def _describe(p: Planning, entry: StageStatus, job: Json) -> None:
         p.set(progress=progress)
 
 
-def _trouble(p: Planning, entry: StageStatus, job: Json) -> tuple[str, str]:
-    """Why a stage's pods do not run, in one word and in the words of who knows; empty where they do."""
-    if job["spec"].get("suspend"):
-        return "Admission", f"{entry.job} is suspended: it waits to be admitted (by Kueue, or by who suspended it)"
-    pods = [pod for pod in p.observed.pods_of(job) if is_live(pod)]
-    if not pods and (warning := p.observed.warnings.get(name(job))):
-        return ("QuotaExceeded" if "exceeded quota" in warning else "PodRefused"), warning
-    for pod in pods:
-        if scheduled := is_false(pod, "PodScheduled"):
-            return str(scheduled.get("reason", "Unschedulable")), str(scheduled.get("message", "no node takes it"))
-        for container in (pod.get("status") or {}).get("containerStatuses") or []:
-            waiting = (container.get("state") or {}).get("waiting") or {}
-            said = f"{waiting.get('reason')}: {waiting.get('message', '')} (image {container.get('image', '')})"
-            if waiting.get("reason") in _BAD_IMAGE:
-                return "ImagePullFailed", said
-            if waiting.get("reason") in _BAD_SETUP:
-                return "PodNotStarted", said
-    return "", ""
-
-
 def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any]) -> None:
     """A Job has failed: for good, or, where it is all ranks' or a node's doing, to be begun again."""
-    told = _told(p, job, entry, is_failure=True)
-    words = _words(told) or _seen(p, job) or str(failed.get("message", "its Job failed"))
+    told = told_by(p, job, entry, is_failure=True)
+    words = why_failed(p, entry, job, failed)
     if is_shared(p, entry) and failed.get("reason") == "FailedIndexes":
         p.emit("SharesLost", f"{entry.name}: shares {_lost(p, entry)} of it failed: {words}", is_warning=True)
         _ask(p, entry, f"its shares are put together without {_lost(p, entry)}, which failed: {words}")
@@ -186,8 +203,10 @@ def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any
     if not is_permanent and _is_many(p, entry) and _may_be_lost(p, entry):
         p.emit("RanksLost", f"{entry.name} is begun again on all nodes: {words}", is_warning=True)
         _begin_again(p, entry)
-        return
-    fail(p, "StageFailed", f"{entry.name}: {words}")
+    elif not is_permanent and entry.name == "promote":
+        _ask(p, entry, f"{words}; the store is asked whether it is on record all the same")
+    else:
+        fail(p, "StageFailed", f"{entry.name}: {words}")
 
 
 def _is_many(p: Planning, entry: StageStatus) -> bool:
@@ -210,8 +229,11 @@ def _begin_again(p: Planning, entry: StageStatus) -> None:
 
 
 def _ask(p: Planning, entry: StageStatus, why: str) -> None:
-    """Let a light pod say the stage's result, from the store."""
+    """Let a light pod say the stage's result, from the store, once no pod is left that may write it yet."""
     manifest = _question(p, entry)
+    if left := next(p.observed.live_pods(but=name(manifest)), None):
+        p.progressing("True", "PodsLeft", f"{entry.name}: {why}; waits for pod {name(left)} to end")
+        return
     p.set_entry(asks=name(manifest))
     p.actions.append(CreateJob(manifest))
     p.progressing("True", "AskingForResult", f"{entry.name}: {why}")
@@ -232,19 +254,22 @@ def _watch_question(p: Planning, entry: StageStatus) -> None:
     """The stage had finished: go on. It had not: begin it again."""
     job = p.observed.jobs.get(entry.asks)
     if job is None:
+        refusal = p.observed.refusals.get(entry.asks)
+        if refusal is not None and (refusal.is_permanent or late_cycle(p)):
+            fail(p, "ResultUnknown", f"{entry.name}: {entry.asks} is refused: {refusal.message}")
+            return
         _is_refused(p, entry.asks)
-        if p.status.state != "Failed":
-            p.actions.append(CreateJob(_question(p, entry)))
+        p.actions.append(CreateJob(_question(p, entry)))
         return
-    told = _told(p, job, entry)
+    told = told_by(p, job, entry)
     if condition(job, "Complete") and told is not None and told.result is not None:
         succeed(p, told.result)
     elif condition(job, "Complete") or condition(job, "Failed"):
         _unanswered(p, entry, told)
-    elif _is_over_time(p, entry, job):
+    elif late_stage(p, entry, job):
         fail(p, "ResultUnknown", f"{entry.name}: {entry.asks} did not end; see what it waits for, then retry")
     else:
-        reason, message = _trouble(p, entry, job)
+        reason, message = trouble(p, entry, job)
         if reason:
             p.progressing("False", reason, message)
 
@@ -253,56 +278,27 @@ def _unanswered(p: Planning, entry: StageStatus, told: Termination | None) -> No
     """The store was asked, and gave no result."""
     failure = told.failure if told else None
     has_not_finished = failure is not None and failure.exit_code == MissingInputError.exit_code
-    if has_not_finished and _may_be_lost(p, entry):
+    if has_not_finished and (why := _why_unrecorded(p, entry)):
+        fail(p, *why)
+    elif has_not_finished and _may_be_lost(p, entry):
         message = f"{entry.name} had not finished when its Job was lost; it is begun again"
         p.emit("JobLost", message, is_warning=True)
         _begin_again(p, entry)
     else:
-        words = _words(told) or "its Job is gone, and the store was not readable"
+        words = words_of(told) or "its Job is gone, and the store was not readable"
         reason = "StageFailed" if failure is not None and is_shared(p, entry) else "ResultUnknown"
         fail(p, reason, f"{entry.name}: {words}")
 
 
-def _told(p: Planning, job: Json, entry: StageStatus, *, is_failure: bool = False) -> Termination | None:
-    """What a pod of a Job said at its end, or why it failed, rank 0's first; None where nothing can be read."""
-    for pod in p.observed.pods_of(job):
-        for container in (pod.get("status") or {}).get("containerStatuses") or []:
-            message = ((container.get("state") or {}).get("terminated") or {}).get("message")
-            told = decode(message, entry.name, entry.attempt) if message else None
-            if told is not None and not (is_failure and told.failure is None):
-                return told
-    return None
-
-
-def _seen(p: Planning, job: Json) -> str:
-    """How the newest of a Job's pods ended, where it told nothing itself; empty where that is not known."""
-    pods = sorted(p.observed.pods_of(job), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
-    status = (pods[-1].get("status") or {}) if pods else {}
-    if status.get("reason"):  # Evicted, and who knows what else a node says
-        return f"{status['reason']}: {status.get('message', '')}"
-    for container in status.get("containerStatuses") or []:
-        ended = (container.get("state") or {}).get("terminated") or {}
-        if ended.get("exitCode"):
-            hint = f"; it needs more than {_limit(pods[-1])} of memory" if ended.get("reason") == "OOMKilled" else ""
-            return f"its pod ended by {ended.get('reason', 'Error')} (exit code {ended['exitCode']}){hint}"
-    return ""
-
-
-def _limit(pod: Json) -> str:
-    return str(pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory", "the node has"))
-
-
-def _words(told: Termination | None) -> str:
-    if told is None or told.failure is None:
-        return ""
-    failure = told.failure
-    where = f"{failure.where}: " if failure.where else ""
-    hint = f"; {failure.hint}" if failure.hint else ""
-    return f"{where}{failure.what}{hint} (exit code {failure.exit_code})"
-
-
-def _deadline_seconds(p: Planning, entry: StageStatus) -> int:
-    return override_of(p, entry.name).deadline_seconds or stages.stage(entry.name).deadline_seconds
+def _why_unrecorded(p: Planning, entry: StageStatus) -> tuple[str, str] | None:
+    """Why a promotion that was not recorded is not begun again; None where its Job was merely lost."""
+    if entry.name != "promote":
+        return None
+    job = p.observed.jobs.get(entry.job)
+    if job is not None and (failed := condition(job, "Failed")):
+        return "StageFailed", f"{entry.name}: {why_failed(p, entry, job, failed)}"
+    late = late_cycle(p) or late_stage(p, entry, None)
+    return ("DeadlineExceeded", late) if late else None
 
 
 def succeed(p: Planning, result: Json) -> None:
@@ -321,7 +317,7 @@ def note_finished(p: Planning) -> None:
     job = p.observed.jobs.get(tells)
     if job is None or not condition(job, "Complete"):
         return
-    told = _told(p, job, entry)
+    told = told_by(p, job, entry)
     if told is not None and told.result is not None:
         _is_noted(p, told.result)
 

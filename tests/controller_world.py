@@ -240,7 +240,7 @@ class World:
         assert not self.running(), f"{name} would run beside {self.running()}"
         self.writes.append(f"create {name}")
         job = copy.deepcopy(manifest)
-        job["metadata"]["uid"] = f"uid-{name}-{len(self.writes)}"
+        job["metadata"] |= {"uid": f"uid-{name}-{len(self.writes)}", "creationTimestamp": written(self.now)}
         job["status"] = {"conditions": []}
         self.jobs[name] = job
         self.add_pod(name)

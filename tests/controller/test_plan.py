@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from controller_world import KEPT, RESULTS, WINNER, World
 
+from controller.actions import PatchStatus
 from controller.observed import Refusal
 from controller.plan import plan
 from controller.settings import MailSettings
@@ -331,6 +332,32 @@ class TestFailures:
         world.settle()
         assert world.running() == []
         assert world.condition("w1", "Succeeded")[1] == "DeadlineExceeded"  # type: ignore[index]
+
+    @pytest.mark.parametrize("is_written_down", [True, False])
+    def test_what_has_ended_well_by_the_cycles_deadline_is_kept(self, world: World, *, is_written_down: bool) -> None:
+        world.add("w1", deadlineSeconds=3600)
+        world.run(until="sample")
+        world.succeed()
+        # Behind it the controller dies: at once, or once it has begun the training and not said so.
+        observed = world.observed()
+        for action in plan(observed.cycles[0], observed, world.settings, world.now).actions:
+            if is_written_down or not isinstance(action, PatchStatus):
+                world.apply(action)
+        assert world.succeed() == "train"
+        world.now += timedelta(hours=2)
+        world.settle()
+        assert world.condition("w1", "Succeeded")[:2] == ("False", "DeadlineExceeded")  # type: ignore[index]
+        assert (world.status("w1").stages[-1].name, world.status("w1").stages[-1].state) == ("train", "Succeeded")
+        world.annotate("w1", retry="1")
+        assert world.run() == ALL[6:]
+
+    def test_a_cycle_that_has_ended_in_time_is_not_failed_for_being_seen_late(self, world: World) -> None:
+        world.add("w1", deadlineSeconds=3600)
+        world.run(until="window")
+        world.succeed(RESULTS | {"window": {"window_idx": 3, "num_new_train_messages": 2, "skipped": True}})
+        world.now += timedelta(hours=2)
+        world.settle()
+        assert world.condition("w1", "Succeeded")[:2] == ("True", "TooFewMessages")  # type: ignore[index]
 
     def test_a_quota_says_why(self, world: World) -> None:
         world.add("w1")

@@ -1,0 +1,79 @@
+"""What a Job and its pods say of themselves: a result, why it failed, what it waits for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from controller.objects import Json, is_false, is_live, name
+from controller.planning import Planning
+from jobs.contracts.cycle.status import StageStatus
+from jobs.contracts.termination import Termination, decode
+
+_BAD_IMAGE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+_BAD_SETUP = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+
+
+def told_by(p: Planning, job: Json, entry: StageStatus, *, is_failure: bool = False) -> Termination | None:
+    """What a pod of a Job said at its end, or why it failed, rank 0's first; None where nothing can be read."""
+    for pod in p.observed.pods_of(job):
+        for container in (pod.get("status") or {}).get("containerStatuses") or []:
+            message = ((container.get("state") or {}).get("terminated") or {}).get("message")
+            told = decode(message, entry.name, entry.attempt) if message else None
+            if told is not None and not (is_failure and told.failure is None):
+                return told
+    return None
+
+
+def why_failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any]) -> str:
+    """Why a Job has failed, in the words of who knows best."""
+    told = told_by(p, job, entry, is_failure=True)
+    return words_of(told) or _seen(p, job) or str(failed.get("message", "its Job failed"))
+
+
+def words_of(told: Termination | None) -> str:
+    """Its failure in one line; empty where there is none."""
+    if told is None or told.failure is None:
+        return ""
+    failure = told.failure
+    where = f"{failure.where}: " if failure.where else ""
+    hint = f"; {failure.hint}" if failure.hint else ""
+    return f"{where}{failure.what}{hint} (exit code {failure.exit_code})"
+
+
+def _seen(p: Planning, job: Json) -> str:
+    """How the newest of a Job's pods ended, where it told nothing itself; empty where that is not known."""
+    pods = sorted(p.observed.pods_of(job), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
+    status = (pods[-1].get("status") or {}) if pods else {}
+    if status.get("reason"):  # Evicted, and who knows what else a node says
+        return f"{status['reason']}: {status.get('message', '')}"
+    for container in status.get("containerStatuses") or []:
+        ended = (container.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode"):
+            hint = f"; it needs more than {_limit(pods[-1])} of memory" if ended.get("reason") == "OOMKilled" else ""
+            return f"its pod ended by {ended.get('reason', 'Error')} (exit code {ended['exitCode']}){hint}"
+    return ""
+
+
+def _limit(pod: Json) -> str:
+    return str(pod["spec"]["containers"][0].get("resources", {}).get("limits", {}).get("memory", "the node has"))
+
+
+def trouble(p: Planning, entry: StageStatus, job: Json) -> tuple[str, str]:
+    """Why a stage's pods do not run, in one word and in the words of who knows; empty where they do."""
+    if job["spec"].get("suspend"):
+        return "Admission", f"{entry.job} is suspended: it waits to be admitted (by Kueue, or by who suspended it)"
+    pods = [pod for pod in p.observed.pods_of(job) if is_live(pod)]
+    if not pods and (warning := p.observed.warnings.get(name(job))):
+        return ("QuotaExceeded" if "exceeded quota" in warning else "PodRefused"), warning
+    for pod in pods:
+        if scheduled := is_false(pod, "PodScheduled"):
+            return str(scheduled.get("reason", "Unschedulable")), str(scheduled.get("message", "no node takes it"))
+        for container in (pod.get("status") or {}).get("containerStatuses") or []:
+            waiting = (container.get("state") or {}).get("waiting") or {}
+            said = f"{waiting.get('reason')}: {waiting.get('message', '')} (image {container.get('image', '')})"
+            if waiting.get("reason") in _BAD_IMAGE:
+                return "ImagePullFailed", said
+            if waiting.get("reason") in _BAD_SETUP:
+                return "PodNotStarted", said
+    return "", ""
