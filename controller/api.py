@@ -108,7 +108,7 @@ class Api:
             "spec": {"resourceAttributes": attributes},
         }
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        return bool(self._request("POST", path, {}, review)["status"]["allowed"])
+        return bool(self._request("POST", path, _STRICT, review)["status"]["allowed"])
 
     def logs(self, pod: str, **options: str) -> bytes:
         """What a pod has printed."""

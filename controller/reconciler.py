@@ -57,11 +57,13 @@ class Reconciler:
     _again: set[str] = field(default_factory=set)
     _failures: dict[str, int] = field(default_factory=dict)
     _timers: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
+    _held: set[str] = field(default_factory=set)
+    """Archives that the API server has asked to wait with: no event cuts their time short."""
 
     def mark(self, archive: str, *, is_routine: bool = False) -> None:
         """An archive may have changed, or is looked at as a matter of routine. Called in the event loop's thread."""
         queue = self._routine if is_routine else self._changed
-        if not archive or self._waiting.get(archive) in (queue, self._changed):
+        if not archive or archive in self._held or self._waiting.get(archive) in (queue, self._changed):
             return
         if archive in self._working:
             self._again.add(archive)
@@ -108,8 +110,9 @@ class Reconciler:
             self._working.add(archive)
             delay = await self._safely(archive)
             self._working.discard(archive)
-            if archive in self._again:
-                self._again.discard(archive)
+            has_changed = archive in self._again
+            self._again.discard(archive)
+            if has_changed and archive not in self._held:
                 self.mark(archive)
             elif delay is not None:
                 self._later(archive, delay)
@@ -117,7 +120,11 @@ class Reconciler:
     def _later(self, archive: str, seconds: float) -> None:
         if timer := self._timers.pop(archive, None):
             timer.cancel()
-        self._timers[archive] = asyncio.get_running_loop().call_later(max(_SOON_SECONDS, seconds), self.mark, archive)
+        self._timers[archive] = asyncio.get_running_loop().call_later(max(_SOON_SECONDS, seconds), self._wake, archive)
+
+    def _wake(self, archive: str) -> None:
+        self._held.discard(archive)
+        self.mark(archive)
 
     async def _safely(self, archive: str) -> float | None:
         """Reconcile; in how many seconds to look again, None where events will say."""
@@ -144,6 +151,7 @@ class Reconciler:
         delay = float(min(_MOST_DELAY_SECONDS, 2.0 ** min(failures - 1, 10)))
         if isinstance(error, ApiError) and error.retry_after:
             delay = max(delay, error.retry_after)
+            self._held.add(archive)
         if error is not None:
             logger.warning("archive %s: %s; again in %.0f s", archive, error, delay, extra={"archive": archive})
         return delay

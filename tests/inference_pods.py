@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 from cluster.kubelet import Play
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cluster.api import Object
 
 PORT = 18_000
+TOKEN = "let-me"
 
 
 @contextlib.contextmanager
@@ -74,11 +77,18 @@ class Serving:
             content = {"role": "assistant", "content": f"I am {name}"}
             return {"choices": [{"message": content}], "refrain": {"adapter": adapter}}
 
-        with served(pod["status"]["podIP"], PORT, answer, token="let-me"):
+        with served(pod["status"]["podIP"], PORT, answer, token=TOKEN):
             yield
 
     def play(self, pod: Object) -> Play:
         return Play(hang=True, during=self.server, ready=self.is_ready)
+
+
+def settings_of(folder: Path, mode: str = "Rollout") -> Object:
+    """The controller's settings of that Deployment; its token lies in the folder."""
+    token = folder / "token"
+    token.write_text(f"{TOKEN}\n")
+    return {"deployment": "serve", "archive": "workshop", "port": PORT, "mode": mode, "tokenFile": str(token)}
 
 
 def deployment(former: str = "") -> Object:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cluster.api import wait_for
-from cluster.api_harms import answer, answer_after_commit, lose_answer, lose_request
+from cluster.api_harms import answer, answer_after_commit, lose_answer, lose_request, time_out, time_out_after_commit
 from cluster.api_proxy import ApiAnswer, ApiProxy, ApiRequest, api_proxied
 from cluster.kubelet import Play
 from controller_process import ACCOUNT, CYCLES, Operator, operator, played, stage_of
 from controller_world import WINNER
-from inference_pods import PORT, Serving, deployment
+from inference_pods import Serving, deployment, settings_of
 
 from controller.objects import STAGE
 from controller.serving import INFERENCE_RIGHTS, RIGHTS
@@ -84,12 +86,53 @@ def test_every_write_is_refused_or_lost_once(behind: Operator, proxy: ApiProxy, 
     status = behind.wait("w1", "Promoted", SECONDS)
     assert status["candidate"]["sha256"] == WINNER
     assert harms.num_harmed > 15
+    assert len(_created(behind, control_plane, since)) == 10
+
+
+def _created(made: Operator, control_plane: ControlPlane, since: int) -> list[str]:
+    """The Jobs that were created, none of them twice."""
     created = [
         event.name or event.uri
-        for event in control_plane.audit(since, user=behind.user, namespace=behind.namespace, writes=True)
+        for event in control_plane.audit(since, user=made.user, namespace=made.namespace, writes=True)
         if (event.verb, event.resource, event.code) == ("create", "jobs", 201)
     ]
-    assert len(created) == len(set(created)) == 10
+    assert len(created) == len(set(created)), created
+    return created
+
+
+@pytest.mark.slow
+def test_writes_that_are_never_answered(
+    behind: Operator, proxy: ApiProxy, kubelet: Kubelet, control_plane: ControlPlane
+) -> None:
+    """A Job and a status each of which is carried out, or not; the client gives up after 30 s, and all goes on."""
+    silences = {
+        ("jobs", "lost-job"): time_out,
+        ("jobs", "late-job"): time_out_after_commit,
+        ("retraincycles", "lost-status"): time_out,
+        ("retraincycles", "late-status"): time_out_after_commit,
+    }
+    kubelet.rule = lambda pod: Play(hang=True) if stage_of(pod)[0] == "split" else played(pod)
+    names = [name for _, name in silences]
+    began: dict[str, float] = {}
+
+    def silent(proxy: ApiProxy, request: ApiRequest) -> ApiAnswer | None:
+        """At the first write about the stage parse."""
+        found = next((key for key in silences if key[0] == request.resource and key[1].encode() in request.body), None)
+        if found is None or b'"parse"' not in request.body:
+            return proxy.forward(request)
+        began[found[1]] = time.monotonic()
+        return silences.pop(found)(proxy, request)
+
+    proxy.every_write = silent
+    since = control_plane.mark()
+    behind.start()
+    for name in names:
+        behind.create(name, archive=name)
+    for name in names:
+        behind.wait_stage(name, "split", SECONDS)
+        assert time.monotonic() - began[name] > 29, "it was waited for an answer"
+    assert not silences
+    assert len(_created(behind, control_plane, since)) == 2 * len(names)
 
 
 def test_a_job_that_is_invalid_fails_the_stage(behind: Operator, proxy: ApiProxy) -> None:
@@ -174,6 +217,7 @@ def _hanging(made: Operator, kubelet: Kubelet, **play: Any) -> str:
     return wait_for(running, 60, "its pod runs")
 
 
+@pytest.mark.slow
 def test_rights_are_just_those_that_are_used(
     control_plane: ControlPlane, kubelet: Kubelet, proxy: ApiProxy, namespace: str, tmp_path: Path
 ) -> None:
@@ -182,11 +226,11 @@ def test_rights_are_just_those_that_are_used(
     kubelet.offer_gpus(4)
     kubelet.rule = lambda pod: serving.play(pod) if pod["metadata"]["labels"].get("app") == "serve" else played(pod)
     control_plane.api.create(deployment(), namespace)
-    inference = {"deployment": "serve", "archive": "workshop", "port": PORT}
     since = control_plane.mark()
-    with operator(control_plane, namespace, tmp_path, inference=inference) as made:
+    with operator(control_plane, namespace, tmp_path, inference=settings_of(tmp_path)) as made:
         made.kubeconfig = proxy.kubeconfig(namespace, ACCOUNT)
         proxy.every_write = Once(lose_answer)
+        sent = _all_writes(proxy)
         good = kubelet.rule
         kubelet.rule = lambda pod: Play(hang=True) if pod["metadata"]["labels"].get(STAGE) == "sample" else good(pod)
         made.start().create("w1", training={"nodes": 2}, ttlSecondsAfterFinished=20)
@@ -202,3 +246,22 @@ def test_rights_are_just_those_that_are_used(
     used = {event.right for event in events if event.group != "authorization.k8s.io"}
     given = {(verb, resource, group) for group, resource, verbs in RIGHTS + INFERENCE_RIGHTS for verb in verbs}
     assert used == given
+    for request in sent:
+        if request.method == "DELETE":
+            assert json.loads(request.body)["propagationPolicy"] == "Background", f"{request} leaves pods running"
+        else:
+            assert request.query["fieldValidation"] == "Strict", f"{request} loses unknown fields silently"
+    assert {request.method for request in sent} == {"POST", "PATCH", "DELETE"}
+
+
+def _all_writes(proxy: ApiProxy) -> list[ApiRequest]:
+    """The writes from now on, also those that the proxy does not count."""
+    sent: list[ApiRequest] = []
+    counts = proxy.counts
+
+    def noted(request: ApiRequest) -> bool:
+        sent.append(request)
+        return counts(request)
+
+    proxy.counts = noted
+    return sent

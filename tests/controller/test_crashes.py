@@ -25,7 +25,7 @@ from cluster.api_proxy import ApiAnswer, ApiProxy, ApiRequest, api_proxied
 from cluster.kubelet import Play
 from controller_process import ACCOUNT, Operator, failing, operator, played, stage_of
 from controller_world import KEPT, RESULTS
-from inference_pods import PORT, Serving, deployment
+from inference_pods import Serving, deployment, settings_of
 
 from jobs.contracts.errors import InputError
 
@@ -197,7 +197,7 @@ def _play(
     settings: Object = {}
     if is_promotion:
         control_plane.api.create(deployment(), namespace)
-        settings["inference"] = {"deployment": "serve", "archive": "workshop", "port": PORT}
+        settings["inference"] = settings_of(folder)
     since = control_plane.mark()
     with operator(control_plane, namespace, folder, **settings) as plain:
         made = Undead(control_plane, namespace, folder, proxy.kubeconfig(namespace, ACCOUNT), settings)

@@ -33,6 +33,7 @@ BIN = Path(sys.executable).parent
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_ranks_of_a_job_train_as_one(tmp_path: Path, refrain: Refrain) -> None:
     """Each rank's command and variables are those of the Job; only the name of the first one's pod is not."""
     pytest.importorskip("torch", reason="the training half needs the extra `train`")

@@ -11,7 +11,7 @@ import pytest
 from cluster.api import Object, wait_for
 from controller_process import Operator, operator, played
 from controller_world import KEPT, RESULTS, WINNER
-from inference_pods import PORT, Serving, deployment
+from inference_pods import Serving, deployment, settings_of
 
 if TYPE_CHECKING:
     from cluster.control_plane import ControlPlane
@@ -40,10 +40,7 @@ def serving(kubelet: Kubelet) -> Serving:
 
 @contextlib.contextmanager
 def promoting(control_plane: ControlPlane, namespace: str, folder: Path, mode: str = "Rollout") -> Iterator[Operator]:
-    token = folder / "token"
-    token.write_text("let-me\n")
-    said = {"deployment": "serve", "archive": "workshop", "port": PORT, "mode": mode, "tokenFile": str(token)}
-    with operator(control_plane, namespace, folder, inference=said) as made:
+    with operator(control_plane, namespace, folder, inference=settings_of(folder, mode)) as made:
         yield made.start()
 
 

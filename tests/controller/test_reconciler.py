@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from controller import reconciler as module
+from controller.api import ApiError
 from controller.reconciler import Reconciler
 from controller.settings import Settings
 
@@ -61,3 +63,38 @@ def test_what_has_changed_waits_for_no_routine(monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_archive_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Counter(run(["a0", "a1", "a2"], ["a0"], monkeypatch)) == {"a0": 2, "a1": 1, "a2": 1}
+
+
+class Refused(Reconciler):
+    """Is told to wait at its first looks, and remembers when it looked."""
+
+    looked: list[float]
+    refusals: list[ApiError]
+
+    def reconcile(self, archive: str) -> datetime | None:
+        self.looked.append(time.monotonic())
+        if self.refusals:
+            raise self.refusals.pop()
+        return None
+
+
+def test_what_the_api_server_asks_to_wait_is_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often the archive changes meanwhile. The back-off of other errors an event may cut short."""
+    settings = Settings(namespace="mail")
+    made = Refused(None, lambda: settings, settings)  # type: ignore[arg-type]
+    made.looked = []
+    made.refusals = [ApiError(500, "InternalError", "once"), ApiError(429, "TooManyRequests", "busy", retry_after=2.5)]
+    monkeypatch.setattr(module, "archives", lambda api: [])
+
+    async def work() -> None:
+        task = asyncio.create_task(made.run())
+        while len(made.looked) < 3:
+            made.mark("a0")
+            await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+    first, second, third = made.looked
+    assert second - first >= 2.5
+    assert third - second < 1.9, "the back-off would be 2 s"
