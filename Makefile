@@ -70,7 +70,7 @@ node: e2e-servers  ## a shell on a Kubernetes node of its own, which ends with i
 	PYTHONPATH=tests $(BIN)/python -m node $(addprefix --load ,$(wildcard build/images/*.tar)) run $(or $(CMD),bash)
 
 e2e: e2e-servers  ## the whole product on a real node, with real images; needs root on Linux, or KUBECONFIG
-	$(BIN)/pytest -n0 -m e2e tests/node
+	$(BIN)/pytest -n0 -m e2e tests/node tests/images
 
 requirements: | $(BIN)/uv  ## resolve pyproject.toml into requirements.txt again
 	UV_CUSTOM_COMPILE_COMMAND='make requirements' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

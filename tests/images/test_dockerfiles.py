@@ -35,7 +35,8 @@ def arguments(image: str) -> dict[str, str]:
 @pytest.mark.parametrize("image", IMAGES)
 def test_both_bases_are_arguments_with_public_defaults(image: str) -> None:
     sources = [rest for what, rest in instructions(image) if what == "FROM"]
-    assert sources[0] == "${BUILDER} AS build"
+    assert "${BUILDER} AS build" in sources
+    assert {source.split(" AS ")[0] for source in sources[:-1]} <= {"${BUILDER}", "build"}
     assert sources[-1] == "${BASE}"
     assert arguments(image)["BUILDER"].startswith("docker.io/library/")
     assert re.fullmatch(r"gcr\.io/distroless/[a-z0-9-]+:nonroot", arguments(image)["BASE"])
@@ -83,6 +84,20 @@ def test_dependencies_are_pinned_and_stand_in_layers_before_the_code(image: str)
     assert set(copied[:-1]) == {"--from=build"}
     code_at = rows.index(("COPY", "jobs jobs"))
     assert all(rows.index(("RUN", rest)) < code_at for rest in packages)
+
+
+@pytest.mark.parametrize("image", OURS)
+def test_dependencies_are_made_anew_for_a_change_of_them_alone(image: str, tmp_path: Path) -> None:
+    (command,) = (rest for what, rest in instructions(image) if rest.startswith("sed "))
+    whole = (ROOT / "pyproject.toml").read_text()
+    (tmp_path / "all.toml").write_text(whole)
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    wanted = tomllib.loads((tmp_path / "pyproject.toml").read_text())
+    project = tomllib.loads(whole)["project"]
+    assert wanted.keys() == {"project"}
+    assert wanted["project"]["version"] == "0"
+    for part in ("dependencies", "optional-dependencies"):
+        assert wanted["project"][part] == project[part]
 
 
 @pytest.mark.parametrize("image", OURS)
