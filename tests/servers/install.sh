@@ -192,6 +192,16 @@ bring_promtool() { # unpacked, not installed: no Prometheus is started
     rm -rf "$unfinished"
 }
 
+bring_aws() { # the AWS command line, in a venv of its own: it wants its own botocore
+    is_there aws "$AWSCLI_VERSION" && return
+    mkdir -p "$bin"
+    "$venv/bin/uv" venv --quiet --clear "$bin/../awscli"
+    VIRTUAL_ENV=$bin/../awscli "$venv/bin/uv" pip install --quiet "awscli==$AWSCLI_VERSION"
+    ln -sf ../awscli/bin/aws "$bin/aws"
+    echo "$AWSCLI_VERSION" > "$bin/aws.version"
+    echo "aws $AWSCLI_VERSION: in $bin"
+}
+
 say_dovecot() {
     if command -v dovecot >/dev/null || [ -x /usr/sbin/dovecot ]; then
         echo "dovecot: installed"
@@ -209,4 +219,5 @@ build_tool helm "$HELM_VERSION" helm.sh/helm/v4/cmd/helm
 build_tool kubeconform "$KUBECONFORM_VERSION" github.com/yannh/kubeconform/cmd/kubeconform
 bring_monitoring_crds
 bring_promtool
+bring_aws
 say_dovecot
