@@ -22,7 +22,10 @@ import yaml
 from chart_files import chart_files, values_table
 from pydantic import BaseModel
 from reference import (
+    alerts_table,
     controller_table,
+    rights_table,
+    serve_table,
     spec_fields,
     spec_rules,
     stage_sections,
@@ -147,7 +150,13 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/operate.md": {"reasons": reason_tables},
     "docs/operator.md": {"settings": settings_table},
     "docs/reference/cycle.md": {"fields": spec_fields, "rules": spec_rules, "status": status_fields},
-    "docs/reference/metrics.md": {"controller": controller_table, "train": train_table},
+    "docs/reference/metrics.md": {
+        "controller": controller_table,
+        "train": train_table,
+        "serve": serve_table,
+        "alerts": lambda: alerts_table((ROOT / "charts/refrain/files/alerts.yaml").read_text()),
+    },
+    "docs/security.md": {"rights": rights_table},
     "docs/reference/stages.md": {"jobs": stages_table, "stages": stage_sections},
     "charts/refrain/README.md": {"values": functools.partial(chart_values, "refrain")},
     "charts/refrain-crds/README.md": {"values": functools.partial(chart_values, "refrain-crds")},

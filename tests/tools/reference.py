@@ -6,20 +6,29 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import yaml
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from controller import metrics as controller_metrics
 from controller.crd import custom_resource_definition
+from controller.serving import INFERENCE_RIGHTS, RIGHTS
 from jobs.contracts.artifacts import ARTIFACTS, artifact_key, marker_key
 from jobs.contracts.stages import STAGES, Stage, writer
 from jobs.ml.training.progress import METRICS as TRAIN_METRICS
+from jobs.serving.metrics import Metrics as ServeMetrics
 
 Schema = dict[str, Any]
 
+_RIGHTS = {
+    "controller": RIGHTS,
+    "controller, where inference is enabled": INFERENCE_RIGHTS,
+    "schedule": (("refrain.dev", "retraincycles", ("create",)),),
+}
 _KINDS = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}
 
 
@@ -36,7 +45,41 @@ def metrics_table(collectors: Iterable[MetricWrapperBase]) -> str:
 
 def controller_table() -> str:
     """What the controller serves."""
-    return metrics_table(one for one in vars(controller_metrics).values() if isinstance(one, MetricWrapperBase))
+    return metrics_table(one for one in vars(controller_metrics).values() if _is_metric(one))
+
+
+def serve_table() -> str:
+    """What the inference server serves."""
+    metrics = vars(ServeMetrics())
+    return metrics_table(one for one in (*metrics.values(), *metrics["_watched"].values()) if _is_metric(one))
+
+
+def _is_metric(value: object) -> bool:
+    return isinstance(value, MetricWrapperBase)
+
+
+def alerts_table(alerts: str) -> str:
+    """The alerts of the chart: when, and what to do."""
+    rows = ["| alert | severity | says | what to do |", "|---|---|---|---|"]
+    for one in yaml.safe_load(re.sub(r"@(\w+)@", lambda found: found[1], alerts)):
+        said = {name: _filled(text) for name, text in one["annotations"].items()}
+        rows.append(f"| `{one['alert']}` | {one['labels']['severity']} | {said['summary']} | {said['description']} |")
+    return "\n".join(rows)
+
+
+def _filled(text: str) -> str:
+    return _cell(re.sub(r"{{ \$labels\.(\w+) }}", lambda found: found[1].upper(), text))
+
+
+def rights_table() -> str:
+    """What each account may do in the release's namespace."""
+    rows = ["| account | may | of |", "|---|---|---|"]
+    for account, rights in _RIGHTS.items():
+        for group, resource, verbs in rights:
+            rows.append(f"| {account} | {', '.join(verbs)} | `{resource}{f'.{group}' if group else ''}` |")
+    return "\n".join(
+        [*rows, "| stages | nothing: no token is mounted | |", "| inference | nothing: no token is mounted | |"]
+    )
 
 
 def train_table() -> str:
