@@ -219,5 +219,6 @@ build_tool helm "$HELM_VERSION" helm.sh/helm/v4/cmd/helm
 build_tool kubeconform "$KUBECONFORM_VERSION" github.com/yannh/kubeconform/cmd/kubeconform
 bring_monitoring_crds
 bring_promtool
+build_tool actionlint "$ACTIONLINT_VERSION" github.com/rhysd/actionlint/cmd/actionlint
 bring_aws
 say_dovecot
