@@ -1,0 +1,142 @@
+"""`refrain serve --vllm` before a server that speaks as vLLM does: the same answers as of a model loaded here."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from cluster.api import wait_for
+
+from jobs.contracts.errors import ConfigError, TransientError
+
+pytest.importorskip("torch")
+
+from serving.vllm_server import MAX_MODEL_LEN, vllm
+from serving.world import QUESTION, make_world
+
+from jobs.cli.vllm import command
+from jobs.ml.base_model import find_base
+from jobs.ml.decoding import Sampling
+from jobs.serving.assistant import Assistant
+from jobs.serving.engine import Piece
+from jobs.serving.prompting import Asked
+from jobs.serving.vllm import VllmDecoder, versioned_name
+from jobs.serving.wanted import InStore, Wanted
+
+if TYPE_CHECKING:
+    from serving.world import World
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def world(trained: World, tmp_path: Path) -> World:
+    """Nothing is in service in it yet."""
+    shutil.copytree(trained.folder / "archive", tmp_path / "archive")
+    return replace(trained, folder=tmp_path)
+
+
+@contextmanager
+def opened(world: World, **wanted: str) -> Iterator[Assistant]:
+    """What answers, with all that there is."""
+    with Assistant(Wanted(store_url=world.url, device="cpu", precision="fp32", **wanted)) as assistant:
+        assistant.open_knowledge()
+        assistant.open_model()
+        yield assistant
+
+
+def answer(assistant: Assistant) -> str:
+    prompt = assistant.prompt(Asked(QUESTION, max_new_tokens=12))
+    assert prompt.sources
+    events = assistant.events(prompt.ids, assistant.version, max_new_tokens=12)
+    return "".join(event.text for event in events if isinstance(event, Piece))
+
+
+def brought(world: World, output: Path, served: str = "") -> Path:
+    """The configuration that `refrain vllm` writes."""
+    arguments = ["--store", world.url, "-o", str(output), *(["--served", served] if served else [])]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return output / "vllm.yaml"
+
+
+@pytest.mark.parametrize("letter", ["a", "b", ""])
+def test_it_answers_as_a_model_that_is_loaded_here(world: World, tmp_path: Path, letter: str) -> None:
+    served = world.served(letter) if letter else "@"
+    with opened(world, served=served) as assistant:
+        expected, version = answer(assistant), assistant.version
+    config = brought(world, tmp_path / "vllm", served)
+    with vllm(config) as server, opened(world, served=served, vllm=server.url) as assistant:
+        assert answer(assistant) == expected
+        assert (assistant.version.name, assistant.version.digest) == (version.name, version.digest)
+    assert {one["model"] for one in server.asked} == {versioned_name(world.digests[letter]) if letter else "base"}
+    assert letter in expected
+
+
+def test_what_is_in_service_is_brought(world: World, tmp_path: Path) -> None:
+    world.record("a")
+    said = yaml.safe_load(brought(world, tmp_path / "one").read_text())
+    name = versioned_name(world.digests["a"])
+    (module,) = said["lora-modules"]
+    assert module.partition("=")[0] == name
+    assert (Path(module.partition("=")[2]) / "adapter_config.json").is_file()
+    assert (said["enable-lora"], said["max-lora-rank"], said["served-model-name"]) == (True, 8, "base")
+    assert yaml.safe_load(brought(world, tmp_path / "one").read_text()) == said  # an init container may run again
+    world.record(None)
+    assert "enable-lora" not in yaml.safe_load(brought(world, tmp_path / "two").read_text())
+
+
+def test_another_adapter_is_not_taken_while_it_runs(world: World, tmp_path: Path) -> None:
+    served = world.served("a")
+    config = brought(world, tmp_path / "vllm", served)
+    with vllm(config) as server, opened(world, served=served, vllm=server.url) as assistant:
+        with pytest.raises(ConfigError, match=f"vLLM serves .*, not {versioned_name(world.digests['b'])}"):
+            assistant.swap(InStore(world.key("b"), world.digests["b"]), QUESTION)
+        assert assistant.version.digest == world.digests["a"]
+        assert "a" in answer(assistant)
+
+
+def test_one_that_does_not_answer(world: World) -> None:
+    with pytest.raises(TransientError, match="vLLM does not answer"):
+        VllmDecoder(find_base(str(world.base)), "http://127.0.0.1:1", seconds=0)
+
+
+def test_one_that_breaks_off_fails_that_answer(world: World, tmp_path: Path) -> None:
+    with vllm(brought(world, tmp_path / "vllm", world.served("a"))) as server:
+        decoder = VllmDecoder(find_base(str(world.base)), server.url)
+        assert decoder.num_positions == MAX_MODEL_LEN
+        name = versioned_name(world.digests["a"])
+        prompt = decoder.encoder.plain("who broke")
+        server.breaks_after = 2
+        with pytest.raises(TransientError, match=r"broke|IncompleteRead|ProtocolError"):
+            _grown(decoder, decoder.begin(prompt, name, Sampling()))
+        with pytest.raises(TransientError, match="HTTP 404"):
+            _grown(decoder, decoder.begin(prompt, "refrain-other", Sampling()))
+
+
+def _grown(decoder: VllmDecoder, growing: object, num_steps: int = 10_000) -> None:
+    for _ in range(num_steps):
+        decoder.step(growing)
+
+
+def test_an_answer_that_nobody_waits_for_ends_there_too(world: World, tmp_path: Path) -> None:
+    with vllm(brought(world, tmp_path / "vllm", world.served("a"))) as server:
+        decoder = VllmDecoder(find_base(str(world.base)), server.url)
+        growing = decoder.begin(decoder.encoder.plain("who"), versioned_name(world.digests["a"]), Sampling())
+        while decoder.step(growing) is None:
+            pass
+        del growing
+        wait_for(lambda: server.num_left == 1, what="vLLM hears that its client is gone")
