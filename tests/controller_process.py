@@ -44,6 +44,7 @@ class Operator:
     process: subprocess.Popen[bytes] | None = None
     metrics_port: int = 0
     health_port: int = 0
+    log_format: str = "text"
 
     @property
     def user(self) -> str:
@@ -63,7 +64,7 @@ class Operator:
         config = self.configure()
         self.metrics_port, self.health_port = free_port(), free_port()
         ports = ["--health-port", str(self.health_port), "--metrics-port", str(self.metrics_port)]
-        return ["--config", str(config), *ports, "--log-format", "text", "--verbose"]
+        return ["--config", str(config), *ports, "--log-format", self.log_format, "--verbose"]
 
     def start(self) -> Operator:
         """Start it; it works in the background."""

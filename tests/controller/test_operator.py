@@ -103,6 +103,27 @@ def test_it_says_that_it_lives(one: Operator) -> None:
     wait_for(told, 60, "the next look has counted it")
 
 
+def test_logs_are_json_that_says_what_they_are_about(
+    control_plane: ControlPlane, kubelet: Kubelet, namespace: str, tmp_path: Path
+) -> None:
+    kubelet.rule = lambda pod: Play(hang=True)
+    with operator(control_plane, namespace, tmp_path) as made:
+        made.log_format = "json"
+        made.start().create("w1")
+        job = made.wait_stage("w1", "parse")
+        made.edit("w1", suspend=True)
+        made.wait("w1", "Suspended")
+        lines = [json.loads(line) for line in (tmp_path / "controller.log").read_text().splitlines()]
+    about = {"cycle": "w1", "archive": "workshop", "stage": "parse"}
+    (begun,) = [line for line in lines if line["message"] == f"w1: parse begins as {job}"]
+    assert (about | {"job": job, "severity": "info"}).items() <= begun.items()
+    (stopped,) = [line for line in lines if line["message"] == f"w1: {job} is stopped"]
+    assert (stopped["cycle"], stopped["archive"], stopped["job"]) == ("w1", "workshop", job)
+    (told,) = [line for line in lines if line["message"] == "w1: Suspended, was Running"]
+    assert (about | {"state": "Suspended"}).items() <= told.items()
+    assert all(line["timestamp"] for line in lines)
+
+
 def test_it_does_not_live_where_nothing_is_looked_at() -> None:
     """Plain liveness of kopf would stay well with the API server gone."""
     reconciler = Reconciler(None, lambda: None, Settings(namespace="mail", resync_seconds=1))  # type: ignore[arg-type]

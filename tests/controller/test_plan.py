@@ -492,6 +492,19 @@ class TestQueue:
         document = job["spec"]["template"]["metadata"]["annotations"]["refrain.dev/cycle-document"]
         assert all(f"s3://mail/{number}.mbox" in document for number in (2, 3, 4))
 
+    def test_one_that_waits_for_approval_blocks_until_its_time_is_up(self, world: World) -> None:
+        world.add("w1", promotion={"mode": "Manual", "approvalTimeoutSeconds": 3600})
+        world.run()
+        world.add("w2")
+        world.now += timedelta(seconds=3000)
+        world.settle()
+        assert [world.status(name).state for name in ("w1", "w2")] == ["AwaitingApproval", "Queued"]
+        assert world.condition("w2", "Progressing")[2] == "waits for w1, which is AwaitingApproval"  # type: ignore[index]
+        assert world.running() == []
+        world.now += timedelta(seconds=601)
+        assert world.run(KEPT | {"select": RESULTS["select"]})[:2] == ["promote", "parse"]
+        assert world.status("w1").state == "NotPromoted"
+
     def test_a_failed_one_does_not_block_and_a_suspended_one_does(self, world: World) -> None:
         world.add("w1")
         world.run(until="train")
