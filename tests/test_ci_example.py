@@ -61,7 +61,7 @@ def checkout(tmp_path: Path) -> Path:
     text = yaml.safe_dump({**cycle, "metadata": None}, sort_keys=False)
     (tmp_path / "cycle.yaml").write_text(text.replace("metadata: null", "metadata: {name: named-by-the-workflow}"))
     (tmp_path / "mail").mkdir()
-    run = [sys.executable, ROOT / "tests" / "mailgen.py", "mail/2025.mbox", "--messages", "120", "--days", "14"]
+    run = [sys.executable, ROOT / "tests" / "mailgen.py", "mail/2025.mbox", "--messages", "80", "--days", "10"]
     subprocess.run(run, cwd=tmp_path, check=True)
     subprocess.run(
         [Path(sys.executable).with_name("refrain"), "parse", "mail", "-o", "messages.jsonl"], cwd=tmp_path, check=True
@@ -80,7 +80,8 @@ class Runner:
         self.files = {name: folder / name.lower() for name in ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         store = f"file://{folder}/store/workshop"
-        self.environment = {"PATH": path, "HOME": str(folder), "REFRAIN_STORE": store, "GITHUB_RUN_NUMBER": "7"}
+        ours = {"REFRAIN_STORE": store, "GITHUB_RUN_NUMBER": "7", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        self.environment = {"PATH": path, "HOME": str(folder)} | ours
         for file in self.files.values():
             file.write_text("")
 
@@ -109,6 +110,7 @@ def said(file: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_steps_make_an_adapter_and_a_second_run_of_the_same_mail_none(checkout):
     runner = Runner(checkout)
     runner.job()

@@ -102,3 +102,10 @@ def test_the_files_that_it_names_are_there():
     named = [path for row in rows if "not yet" not in row for path in re.findall(r"`((?:jobs|examples)/[\w./]+)`", row)]
     assert len(named) >= 8
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_each_alert_has_its_line_in_the_runbook():
+    alerts = re.findall(r"^- alert: (\w+)$", (ROOT / "charts/refrain/files/alerts.yaml").read_text(), re.MULTILINE)
+    assert alerts
+    rows = re.findall(r"^\| (Refrain\w+) \|", (ROOT / "docs/operate.md").read_text(), re.MULTILINE)
+    assert rows == alerts

@@ -5,6 +5,10 @@ There are no nodes here: pods are admitted, and wait. What runs in them is the e
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,17 +16,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from cluster.api import ApiError, Object, wait_for
+from cluster.programs import binary
 from helm import CASES, CHART, CRDS, NAMES, NEEDED, case, helm, monitoring_crds, pod_specs, sets
 
 from controller.serving import INFERENCE_RIGHTS, RIGHTS
 
 if TYPE_CHECKING:
-    import subprocess
-
     from cluster.control_plane import ControlPlane
 
 pytestmark = pytest.mark.cluster
 
+PAGE = Path(__file__).parents[2] / "docs" / "upgrade.md"
 DEPLOYMENT = "apps/v1/Deployment"
 ADAPTER = "refrain.dev/adapter"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -44,6 +48,22 @@ class Release:
     def helm(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
         kubeconfig = {"KUBECONFIG": str(self.control_plane.kubeconfig)}
         return helm(*arguments, f"--namespace={self.namespace}", environment=kubeconfig, **options)
+
+    def kubectl(self, *arguments: str) -> None:
+        command = [str(binary("kubectl")), f"--namespace={self.namespace}", *arguments]
+        kubeconfig = {"KUBECONFIG": str(self.control_plane.kubeconfig)}
+        subprocess.run(command, env=os.environ | kubeconfig, check=True, capture_output=True)
+
+    def wait_for_replica_set(self, adapter: str) -> None:
+        """Until what a roll-out can be undone to is there."""
+
+        def there() -> bool:
+            found = self.api.list("apps/v1/ReplicaSet", self.namespace)
+            return any(
+                one["spec"]["template"]["metadata"].get("annotations", {}).get(ADAPTER) == adapter for one in found
+            )
+
+        wait_for(there, what="the adapter's pods are wanted")
 
     def install(self, **values: Any) -> subprocess.CompletedProcess[str]:
         return self.helm("upgrade", "--install", "refrain", CHART, *sets(NEEDED | _dotted(values)))
@@ -181,6 +201,24 @@ def test_a_promotion_outlives_upgrade_and_rollback(release: Release) -> None:
     ][0]
     assert container["image"].endswith(":0.1.0")
     assert "A" not in {one["name"] for one in container["env"]}
+
+
+def test_a_person_brings_an_older_adapter_back(release: Release) -> None:
+    """`kubectl rollout undo` does, for a while; the command of docs/upgrade.md takes the annotation away for good."""
+    release.install()
+    for adapter in ("archives/mail/adapters/w1@" + "a" * 64, "archives/mail/adapters/w2@" + "b" * 64):
+        release.promote(adapter)
+        release.wait_for_replica_set(adapter)
+    release.kubectl("rollout", "undo", "deployment/refrain-inference")
+    assert release.adapter() == "archives/mail/adapters/w1@" + "a" * 64
+
+    (command,) = re.findall(
+        r"^kubectl -n mail (patch deployment refrain-inference .*?)\n```", PAGE.read_text(), re.M | re.S
+    )
+    release.kubectl(*shlex.split(command.replace("\\\n", "")))
+    assert release.adapter() is None
+    release.install(image__tag="0.2.0")
+    assert release.adapter() is None
 
 
 def test_an_upgrade_without_changes_changes_nothing(release: Release) -> None:
