@@ -79,7 +79,14 @@ class Swap:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """Forget what pods have answered and loaded: another promotion begins."""
+    """Forget what pods have answered and loaded, and that it was refused: another promotion begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRefusal:
+    """Forget that an object of that name was refused: a retry tries it again."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,19 @@ class Emit:
     is_warning: bool = False
 
 
-Action = CreateJob | CreateService | DeleteJob | DeleteCycle | PatchStatus | SetAdapter | Ask | Swap | Forget | Emit
+Action = (
+    CreateJob
+    | CreateService
+    | DeleteJob
+    | DeleteCycle
+    | PatchStatus
+    | SetAdapter
+    | Ask
+    | Swap
+    | Forget
+    | ForgetRefusal
+    | Emit
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from controller.actions import (
     DeleteJob,
     Emit,
     Forget,
+    ForgetRefusal,
     PatchStatus,
     SetAdapter,
     Swap,
@@ -46,7 +47,7 @@ from controller.objects import (
 )
 from controller.objects import name as name_of
 from controller.observe import Memory
-from controller.observed import Refusal
+from controller.observed import Refusal, refusal_key
 from controller.settings import Settings
 from jobs.contracts.cycle.status import CycleStatus
 from jobs.contracts.errors import TransientError
@@ -77,9 +78,9 @@ class Applier:
     def _one(self, action: Action, cycle: Cycle | None) -> None:
         match action:
             case CreateJob():
-                self._create_unless_refused("jobs", action.manifest)
+                self._create("jobs", action.manifest)
             case CreateService():
-                self._create_unless_refused("services", action.manifest)
+                self._create("services", action.manifest)
             case DeleteJob():
                 self._count("DeleteJob")
                 self._api.delete("jobs", action.name, action.uid)
@@ -89,7 +90,9 @@ class Applier:
             case PatchStatus():
                 self._patch_status(action)
             case SetAdapter():
-                self._set_adapter(action)
+                self._set_adapter(action, is_said=cycle is not None)
+            case ForgetRefusal():
+                self._memory.refusals.pop(action.name, None)
             case Ask() | Swap() | Forget():
                 self._talk(action)
             case Emit():
@@ -108,23 +111,29 @@ class Applier:
             case Forget():
                 self._memory.answers.clear()
                 self._memory.swaps.clear()
+                self._memory.refusals.pop(refusal_key(said.deployment), None)
 
-    def _create_unless_refused(self, kind: str, manifest: Json) -> None:
-        """Create it, and remember a refusal for the next plan to say. One that this plan says already ends nothing."""
-        name = name_of(manifest)
-        is_known = name in self._memory.refusals
+    def _unless_refused(self, key: str, write: Callable[[], Json], *, is_said: bool = True) -> Json | None:
+        """Write, and remember a refusal for the next plan to say. One that this plan says already ends nothing."""
+        is_known = is_said and key in self._memory.refusals
         try:
-            self._uids[name] = uid(self._create(kind, manifest))
+            done = write()
         except ApiError as error:
             if error.status != 403 and not error.is_permanent:
                 raise
-            self._memory.refusals[name] = Refusal(error.message, error.is_permanent)
+            self._memory.refusals[key] = Refusal(error.message, error.is_permanent)
             if not is_known:
                 raise
-            return
-        self._memory.refusals.pop(name, None)
+            return None
+        self._memory.refusals.pop(key, None)
+        return done
 
-    def _create(self, kind: str, manifest: Json) -> Json:
+    def _create(self, kind: str, manifest: Json) -> None:
+        created = self._unless_refused(name_of(manifest), lambda: self._created(kind, manifest))
+        if created is not None:
+            self._uids[name_of(manifest)] = uid(created)
+
+    def _created(self, kind: str, manifest: Json) -> Json:
         """Create an object; one of that name that is there has to be the same stage's of the same cycle."""
         self._count(f"Create {kind}")
         try:
@@ -152,24 +161,29 @@ class Applier:
             PLURAL, action.name, status_document(action, status), manager=MANAGER, subresource="status", force=True
         )
 
-    def _set_adapter(self, action: SetAdapter) -> None:
+    def _set_adapter(self, action: SetAdapter, *, is_said: bool) -> None:
         """Both annotations in one write, on condition that nobody has changed the Deployment since it was looked at.
 
         By force, for whoever set the former value owns the field: what is overwritten is what was read.
         """
         assert self._settings.inference is not None
+        deployment = self._settings.inference.deployment
         marker = {PROMOTION: json.dumps(action.marker, sort_keys=True)} if action.marker else {}
         body: Json = {
             "apiVersion": "apps/v1",
             "kind": "Deployment",
-            "metadata": {"name": self._settings.inference.deployment, "annotations": marker},
+            "metadata": {"name": deployment, "annotations": marker},
         }
         if action.resource_version:
             body["metadata"]["resourceVersion"] = action.resource_version
         if action.adapter:
             body["spec"] = {"template": {"metadata": {"annotations": {ADAPTER: action.adapter}}}}
         self._count("SetAdapter")
-        self._api.apply("deployments", self._settings.inference.deployment, body, manager=PROMOTION_MANAGER, force=True)
+        self._unless_refused(
+            refusal_key(deployment),
+            lambda: self._api.apply("deployments", deployment, body, manager=PROMOTION_MANAGER, force=True),
+            is_said=is_said,
+        )
 
     def _emit(self, action: Emit, cycle: Cycle) -> None:
         digest = hashlib.sha256(f"{cycle.uid}/{action.name}".encode()).hexdigest()[:16]

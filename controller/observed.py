@@ -77,11 +77,16 @@ class Inference:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why the API server did not take a Job."""
+    """Why the API server did not take a Job, or a change of the inference Deployment."""
 
     message: str
     is_permanent: bool
-    """Whether the same Job would be refused again."""
+    """Whether the same would be refused again."""
+
+
+def refusal_key(deployment: str) -> str:
+    """Under which the refusal of a change of that Deployment is remembered: no Job has such a name."""
+    return f"deployments/{deployment}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ class Observed:
     progress: Mapping[str, Progress] = field(default_factory=dict)
     """By name of a Job, as its pod tells."""
     refusals: Mapping[str, Refusal] = field(default_factory=dict)
-    """By name of a Job that could not be created."""
+    """By name of a Job or Service that could not be created, or by `refusal_key`."""
     inference: Inference | None = None
     """None where this archive's adapters are served by nobody here."""
 

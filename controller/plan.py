@@ -4,6 +4,7 @@ plan       one cycle, from apply to its end
 turns      whose turn it is
 running    the Job of one stage, and what comes behind it
 promoting  the inference Deployment, between `select` and `promote`
+healing    a promotion that no cycle pursues any more
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 from datetime import datetime
 
 from controller.accepting import refused
-from controller.actions import DeleteCycle, Plan
+from controller.actions import DeleteCycle, ForgetRefusal, Plan
 from controller.cycles import Cycle, distinct
 from controller.deadlines import late_cycle
-from controller.objects import RETRY, after
+from controller.healing import heal
+from controller.manifests import ranks_service
+from controller.objects import RETRY, after, name
 from controller.observed import Observed
 from controller.planning import Planning
-from controller.promoting import give_up, heal
+from controller.promoting import give_up
 from controller.running import advance, note_finished, run_out, stop
 from controller.settings import Settings
 from controller.turns import superseding, turn_of
@@ -129,6 +132,8 @@ def _retry(p: Planning, asked: str) -> None:
     """From the failed stage on; what has succeeded is kept. It waits for its turn as any other."""
     if (entry := p.entry) is not None and entry.state == "Failed":
         p.set_entry(state="Suspended", losses=0, message="", asks="")
+    if p.entry is not None and (service := ranks_service(p, p.entry)) is not None:
+        p.actions.append(ForgetRefusal(name(service)))  # each run has a Job of its own, but all have this one
     p.set(state="Queued", started_at=p.now_written, completed_at=None, retry=asked, promotion=None)
     p.forget("Complete", "Succeeded", "Promoted")
     p.condition("Progressing", "Unknown", "Retried", f"retried: {RETRY}={asked}")

@@ -7,20 +7,19 @@ there before, in the same write: so that it can be taken back whatever happens t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from controller.actions import Action, Ask, Forget, SetAdapter, Swap
-from controller.cycles import Cycle
+from controller.actions import Ask, Forget, SetAdapter, Swap
 from controller.objects import after, condition, is_deleting, is_false, is_ready, name, uid
-from controller.observed import Inference
-from controller.status import condition_of, shortened
-from jobs.contracts.cycle.status import ENDED, Promotion
+from controller.observed import Inference, Refusal, refusal_key
+from controller.status import shortened
+from jobs.contracts.cycle.status import Promotion
 
 if TYPE_CHECKING:
     from controller.planning import Planning
 
 _POLL_SECONDS = 5
+_REFUSED_SECONDS = 30
 
 
 def is_cleared(p: Planning) -> bool:
@@ -114,10 +113,12 @@ def _announce(p: Planning, inference: Inference) -> None:
     """Write down what is served now, before anything is changed."""
     candidate, incumbent = p.status.candidate, p.status.incumbent
     assert candidate is not None
+    value = _value(candidate.adapter, candidate.sha256)
     if inference.marker and not inference.is_swapped:  # of what went before; `heal` is about to take it back
+        if (refusal := _refusal(p, inference)) is not None:
+            _wait_refused(p, inference, value, refusal)
         p.wake(after(p.now_written, _POLL_SECONDS))
         return
-    value = _value(candidate.adapter, candidate.sha256)
     former = inference.adapter
     if inference.is_swapped:
         former = _value(incumbent.adapter, incumbent.sha256) if incumbent and incumbent.adapter else ""
@@ -126,6 +127,19 @@ def _announce(p: Planning, inference: Inference) -> None:
     p.set(state="Running", promotion=promotion)
     p.progressing("True", "RollingOut", _rolling_out(inference, promotion))
     p.condition("Promoted", "Unknown", "RollingOut", f"{name(inference.deployment)} does not answer with it yet")
+
+
+def _wait_refused(p: Planning, inference: Inference, value: str, refusal: Refusal) -> None:
+    """What went before cannot be taken back: say so, and withhold the candidate when the time is up."""
+    message = _refused(inference, refusal)
+    promotion = p.status.promotion
+    if promotion is None:
+        promotion = Promotion(phase="Announced", adapter=value, started_at=p.now_written, reason="DeploymentRefused")
+        p.set(state="Running", promotion=promotion)
+    if _is_late(p, promotion):
+        _withhold(p, promotion, "DeploymentRefused", message)
+    else:
+        p.progressing("False", "DeploymentRefused", message)
 
 
 def _rolling_out(inference: Inference, promotion: Promotion) -> str:
@@ -140,8 +154,35 @@ def _is_as_announced(inference: Inference, promotion: Promotion) -> bool:
     return inference.is_swapped or is_known or bool(inference.marker)
 
 
-def _set(p: Planning, inference: Inference, adapter: str, marker: dict[str, Any] | None) -> None:
+def _set(p: Planning, inference: Inference, adapter: str, marker: dict[str, Any] | None) -> bool:
+    """Change the Deployment. False where that was refused before: it is said, and tried again."""
     p.actions.append(SetAdapter(adapter, marker, inference.version))
+    refusal = _refusal(p, inference)
+    if refusal is not None:
+        p.progressing("False", "DeploymentRefused", _refused(inference, refusal))
+        p.wake(after(p.now_written, _REFUSED_SECONDS))
+    return refusal is None
+
+
+def _refusal(p: Planning, inference: Inference) -> Refusal | None:
+    return p.observed.refusals.get(refusal_key(name(inference.deployment)))
+
+
+def _refused(inference: Inference, refusal: Refusal) -> str:
+    return f"{name(inference.deployment)} may not be changed: {refusal.message}"
+
+
+def _is_late(p: Planning, promotion: Promotion) -> bool:
+    return p.now >= after(promotion.started_at, p.spec.promotion.timeout_seconds)
+
+
+def _is_refused_too_long(p: Planning, inference: Inference, promotion: Promotion) -> bool:
+    """Whether the Deployment may not be changed, and the time is up: then the candidate is withheld."""
+    refusal = _refusal(p, inference)
+    if refusal is None or not _is_late(p, promotion):
+        return False
+    _take_back(p, promotion, "DeploymentRefused", _refused(inference, refusal))
+    return True
 
 
 def _marker(p: Planning, promotion: Promotion, **more: Any) -> dict[str, Any]:
@@ -156,8 +197,10 @@ def _roll_out(p: Planning, inference: Inference, promotion: Promotion) -> None:
         p.set(promotion=under_way)
         _verify(p, inference, under_way)
     elif promotion.phase == "Announced" and not inference.marker:
-        _set(p, inference, promotion.adapter, _marker(p, promotion))
-        p.set(promotion=under_way)
+        if (refusal := _refusal(p, inference)) and _is_late(p, promotion):
+            _withhold(p, promotion, "DeploymentRefused", _refused(inference, refusal))
+        elif _set(p, inference, promotion.adapter, _marker(p, promotion)):
+            p.set(promotion=under_way)
         p.wake(after(promotion.started_at, p.spec.promotion.timeout_seconds))
     else:
         _leave(p, inference, promotion)
@@ -197,7 +240,7 @@ def _judge(
         _record(p, inference, promotion)
         return
     has_heard = all(answers[uid(pod)] is not None for pod in ready)
-    if has_heard and p.now >= after(promotion.started_at, p.spec.promotion.timeout_seconds):
+    if has_heard and _is_late(p, promotion):
         _take_back(p, promotion, *_why_not_ready(p, inference, pods, promotion.adapter))
         return
     p.actions += [Ask(pod, promotion.adapter) for pod in open_ones]
@@ -238,7 +281,8 @@ def _swap(p: Planning, inference: Inference, promotion: Promotion) -> None:
     """Every pod is told to load the adapter, then asked."""
     p.set(promotion=promotion)
     if inference.marker != _marker(p, promotion):
-        _set(p, inference, "", _marker(p, promotion))
+        if not _is_refused_too_long(p, inference, promotion):
+            _set(p, inference, "", _marker(p, promotion))
         return
     pods = [pod for pod in inference.pods if is_ready(pod)]
     told = [pod for pod in pods if (uid(pod), promotion.adapter) in inference.swaps]
@@ -268,7 +312,8 @@ def _is_marked(p: Planning, inference: Inference, promotion: Promotion) -> bool:
         return True
     if inference.marker == _marker(p, promotion, recording=True):
         return True
-    _set(p, inference, inference.adapter, _marker(p, promotion, recording=True))
+    if not _is_refused_too_long(p, inference, promotion):
+        _set(p, inference, inference.adapter, _marker(p, promotion, recording=True))
     return False
 
 
@@ -293,7 +338,7 @@ def _take_back(p: Planning, promotion: Promotion, reason: str, message: str) -> 
 def _restore(p: Planning, inference: Inference, promotion: Promotion) -> None:
     """Bring back what was served before; when that is done, the candidate is withheld."""
     if inference.is_swapped:
-        left = _not_swapped_back(inference, promotion.former)
+        left = not_swapped_back(inference, promotion.former)
         p.actions += [Swap(pod, promotion.former) for pod in left]
         p.wake(after(p.now_written, _POLL_SECONDS))
         if not left:
@@ -307,7 +352,8 @@ def _restore(p: Planning, inference: Inference, promotion: Promotion) -> None:
         _withhold(p, promotion, promotion.reason, promotion.message)
 
 
-def _not_swapped_back(inference: Inference, former: str) -> list[Any]:
+def not_swapped_back(inference: Inference, former: str) -> list[Any]:
+    """The ready pods that have yet to load what was served before."""
     return [pod for pod in inference.pods if is_ready(pod) and inference.swaps.get((uid(pod), former)) != ""]
 
 
@@ -315,47 +361,6 @@ def _withhold(p: Planning, promotion: Promotion, reason: str, message: str) -> N
     changed = promotion.model_copy(update={"phase": "Withheld", "reason": reason, "message": shortened(message)})
     p.set(promotion=changed)
     p.condition("Promoted", "False", reason, message)
-
-
-def heal(inference: Inference | None, cycles: Iterable[Cycle]) -> tuple[Action, ...]:
-    """What is to be done about a promotion that no cycle pursues: it has ended, failed, was deleted or suspended.
-
-    One that came to its end is only forgotten, and so is one that may be on record: of a cycle that was deleted
-    while it was recorded, or whose result nobody could tell. What had merely begun is taken back.
-    """
-    if inference is None or not inference.marker:
-        return ()
-    live = (one for one in cycles if not one.is_deleting)
-    owner = next((one for one in live if one.uid == inference.marker.get("cycle")), None)
-    if owner is not None and _is_under_way(owner):
-        return ()
-    former = str(inference.marker.get("former", ""))
-    is_other = not inference.is_swapped and inference.adapter != inference.marker.get("adapter", inference.adapter)
-    if is_other or _is_to_stay(owner, inference.marker):
-        return (SetAdapter(inference.adapter, None, inference.version),)
-    if not inference.is_swapped:
-        return (SetAdapter(former, None, inference.version),)
-    left = _not_swapped_back(inference, former)
-    return tuple(Swap(pod, former) for pod in left) or (SetAdapter(inference.adapter, None, inference.version),)
-
-
-def _is_under_way(owner: Cycle) -> bool:
-    """Whether the cycle itself sees to it. A suspended one, or one that waits for a Deployment, does not."""
-    promotion = owner.status.promotion
-    if owner.status_problem:
-        return True
-    if owner.status.state in ENDED or promotion is None or (promotion.phase == "Announced" and promotion.reason):
-        return False
-    return owner.status.state != "Suspended" or promotion.phase == "Recording"
-
-
-def _is_to_stay(owner: Cycle | None, marker: dict[str, Any]) -> bool:
-    if owner is None:
-        return bool(marker.get("recording"))
-    promotion, succeeded = owner.status.promotion, condition_of(owner.status, "Succeeded")
-    if promotion is not None and promotion.phase == "Recording" and succeeded and succeeded.reason == "ResultUnknown":
-        return True  # it may be on record: nobody could tell
-    return owner.status.state == "Promoted" or (promotion is not None and promotion.phase == "Withheld")
 
 
 def _value(adapter: str | None, sha256: str) -> str:

@@ -169,9 +169,12 @@ class Reconciler:
             del self._memories[archive]
         _note(archive, observed.cycles)
         healing = () if settings.paused else heal(observed.inference, observed.cycles)
-        Applier(self.api, settings, memory, metrics.note_write).apply(healing, None)
         wakes: list[datetime] = [now + timedelta(seconds=_HEAL_SECONDS)] if healing else []
         errors: list[Exception] = []
+        try:
+            Applier(self.api, settings, memory, metrics.note_write).apply(healing, None)
+        except Exception as error:  # noqa: BLE001 - the Deployment's trouble is not the cycles'
+            errors.append(error)
         for cycle in observed.cycles:
             try:
                 planned = self._plan(cycle, observed, settings, now)

@@ -21,6 +21,7 @@ from controller.actions import (
     DeleteJob,
     Emit,
     Forget,
+    ForgetRefusal,
     PatchStatus,
     SetAdapter,
     Swap,
@@ -28,7 +29,7 @@ from controller.actions import (
 from controller.apply import status_document
 from controller.cycles import Cycle, read_cycle
 from controller.objects import ADAPTER, PROMOTION, SPEC_HASH, written
-from controller.observed import Answer, Inference, Observed, Refusal
+from controller.observed import Answer, Inference, Observed, Refusal, refusal_key
 from controller.plan import heal, plan
 from controller.settings import Settings
 from jobs.contracts.termination import encode_error, encode_result
@@ -86,6 +87,8 @@ class World:
     events: dict[str, Emit] = field(default_factory=dict)
     warnings: dict[str, str] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
+    denial: str = ""
+    """In what words changes of the inference Deployment are refused; empty where they are not."""
     deployment: Json | None = None
     inference_pods: list[Json] = field(default_factory=list)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
@@ -174,15 +177,25 @@ class World:
         """One reconciliation of the archive, on one snapshot; how many actions it took. May die behind one of them."""
         observed = self.observed()
         count = 0
-        planned = [(None, heal(observed.inference, observed.cycles))]
-        planned += [(cycle, plan(cycle, observed, self.settings, self.now).actions) for cycle in observed.cycles]  # type: ignore[misc]
-        for _, actions in planned:
+        planned = [heal(observed.inference, observed.cycles)]
+        planned += [plan(cycle, observed, self.settings, self.now).actions for cycle in observed.cycles]
+        for actions in planned:
             for action in actions:
+                if isinstance(action, SetAdapter) and self._is_denied(observed):
+                    break
                 self.apply(action)
                 count += 1
                 if count == die_behind:
                     return count
         return count
+
+    def _is_denied(self, observed: Observed) -> bool:
+        """Whether the API server refuses to change the Deployment, and the plan knew nothing of it, which ends it."""
+        key = refusal_key("serve")
+        self.refusals.pop(key, None)
+        if self.denial:
+            self.refusals[key] = Refusal(self.denial, is_permanent=False)
+        return bool(self.denial) and key not in observed.refusals
 
     def settle(self, most: int = 50) -> None:
         """Look until nothing is to be done."""
@@ -208,6 +221,8 @@ class World:
                 self._patch(action)
             case SetAdapter():
                 self._set_adapter(action)
+            case ForgetRefusal():
+                self.refusals.pop(action.name, None)
             case Ask() | Swap() | Forget():
                 self._talk(action)
             case Emit():
@@ -230,6 +245,7 @@ class World:
             case Forget():
                 self.answers.clear()
                 self.swaps.clear()
+                self.refusals.pop(refusal_key("serve"), None)
 
     def _create_job(self, manifest: Json) -> None:
         name = manifest["metadata"]["name"]
@@ -260,6 +276,8 @@ class World:
 
     def _set_adapter(self, action: SetAdapter) -> None:
         assert self.deployment is not None
+        if self.denial:
+            return
         self.writes.append(f"adapter {action.adapter}")
         metadata = self.deployment["metadata"]
         metadata["annotations"].pop(PROMOTION, None)

@@ -66,6 +66,13 @@ GROUPS: dict[str, dict[str, Advice]] = {
             "the inference Deployment has 0 replicas: nothing can answer with the candidate",
             "scale it up; after `promotion.timeoutSeconds` the candidate is withheld, and another cycle is needed",
         ),
+        "DeploymentRefused": (
+            "the API server refuses to change the inference Deployment: an admission webhook, a policy, a right",
+            (
+                "do what the message says; it is tried again by itself; after `promotion.timeoutSeconds` "
+                "the candidate is withheld, and another cycle is needed"
+            ),
+        ),
         "Admission": (
             "the stage's Job is suspended by Kueue or by a person",
             "wait for the queue: `kubectl get workloads`; or set the Job's `spec.suspend` to false",

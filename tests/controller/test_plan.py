@@ -743,6 +743,19 @@ class TestEnds:
         assert "train-0-1" in world.running()[0]
         assert world.run()[-1] == "promote"
 
+    def test_a_service_that_was_refused_for_good_is_tried_again_by_a_retry(self, world: World) -> None:
+        world.add("w1", training={"nodes": 2})
+        world.run(until="train")
+        (service,) = world.services
+        world.remove_job(world.running()[0])
+        world.cycles["w1"]["status"]["stages"][-1]["jobUid"] = ""
+        world.refusals[service] = Refusal("spec.ports: Invalid value", is_permanent=True)
+        world.settle()
+        assert world.condition("w1", "Succeeded")[1] == "JobRefused"  # type: ignore[index]
+        world.annotate("w1", retry="1")
+        assert world.run()[0] == "train"
+        assert world.status("w1").state == "Promoted"
+
     @pytest.mark.parametrize(("minutes", "state"), [(1, "Failed"), (11, "Running")])
     def test_ranks_that_are_lost_now_and_then_are_not_lost_over_and_over(
         self, world: World, minutes: int, state: str

@@ -401,6 +401,78 @@ class TestOnRecord:
         assert (world.serving(), marker(world)) == (FORMER, {})
 
 
+class TestRefused:
+    """A webhook or a policy lets nobody change the Deployment."""
+
+    DENIAL = 'admission webhook "freeze" denied the request: not on Fridays'
+    SAID = ("False", "DeploymentRefused", f"serve may not be changed: {DENIAL}")
+
+    def looked_at(self, world: World, times: int = 10) -> World:
+        for _ in range(times):
+            world.look()
+        return world
+
+    def announced(self, world: World, mode: str) -> World:
+        world.deploy(mode=mode, former=FORMER if mode == "Rollout" else "")
+        world.loaded |= OLD if mode == "Swap" else {}
+        world.add("w1")
+        world.run(SUCCEEDED, until="select")
+        world.succeed(SUCCEEDED)
+        world.denial = self.DENIAL
+        return self.looked_at(world)
+
+    @pytest.mark.parametrize("mode", ["Rollout", "Swap"])
+    def test_it_is_said_and_goes_on_once_it_is_let(self, world: World, mode: str) -> None:
+        self.announced(world, mode)
+        assert world.condition("w1", "Progressing") == self.SAID
+        world.denial = ""
+        world.settle()
+        if mode == "Rollout":
+            world.roll_out()
+        assert world.run(SUCCEEDED)[-1:] == ["promote"]
+        assert (world.status("w1").state, world.refusals) == ("Promoted", {})
+
+    @pytest.mark.parametrize("mode", ["Rollout", "Swap"])
+    def test_when_the_time_is_up_the_candidate_is_withheld(self, world: World, mode: str) -> None:
+        self.announced(world, mode)
+        world.now += LATE
+        self.looked_at(world)
+        assert withheld(world) == "DeploymentRefused"
+        world.run(WITHHELD)
+        assert (world.status("w1").state, marker(world)) == ("NotPromoted", {})
+        assert world.loaded == OLD if mode == "Swap" else world.serving() == FORMER
+
+    def test_refused_before_the_record_it_is_taken_back(self, world: World) -> None:
+        begun(world)
+        world.roll_out()
+        world.denial = self.DENIAL
+        self.looked_at(world)
+        assert (world.running(), world.condition("w1", "Progressing")) == ([], self.SAID)
+        world.now += LATE
+        self.looked_at(world)
+        assert (world.status("w1").promotion.phase, world.condition("w1", "Progressing")) == ("Restoring", self.SAID)
+        world.denial = ""
+        world.settle()
+        assert (withheld(world), world.serving()) == ("DeploymentRefused", FORMER)
+
+    def test_what_a_deleted_cycle_has_left_holds_up_the_next_and_not_for_ever(self, world: World) -> None:
+        begun(world)
+        world.denial = self.DENIAL
+        del world.cycles["w1"]
+        world.add("w2")
+        for _ in range(len(RESULTS)):
+            self.looked_at(world, 5)
+            if world.running():
+                world.succeed(SUCCEEDED)
+        assert (world.serving(), world.condition("w2", "Progressing")) == (NEW, self.SAID)
+        world.now += LATE
+        self.looked_at(world)
+        assert withheld(world) == "DeploymentRefused"
+        world.denial = ""
+        world.run(WITHHELD)
+        assert (world.status("w2").state, world.serving(), marker(world)) == ("NotPromoted", FORMER, {})
+
+
 class TestApprovalOfTheServed:
     def test_nobody_approves_and_nothing_is_rolled_out(self, world: World) -> None:
         world.deploy(former=FORMER)

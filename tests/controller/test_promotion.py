@@ -123,6 +123,57 @@ def test_undone_by_a_person(control_plane: ControlPlane, serving: Serving, names
         assert adapter_of(made) == NEW
 
 
+FROZEN = """
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: frozen-NAMESPACE}
+spec:
+  failurePolicy: Fail
+  matchConstraints:
+    namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: NAMESPACE}}
+    resourceRules:
+    - {apiGroups: [apps], apiVersions: [v1], operations: [UPDATE], resources: [deployments]}
+  validations:
+  - {expression: "false", message: not on Fridays, reason: Forbidden}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: frozen-NAMESPACE}
+spec: {policyName: frozen-NAMESPACE, validationActions: [Deny]}
+"""
+
+
+def test_a_policy_that_freezes_the_deployment(
+    control_plane: ControlPlane, serving: Serving, namespace: str, tmp_path: Path
+) -> None:
+    control_plane.api.create(deployment(FORMER), namespace)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(FROZEN.replace("NAMESPACE", namespace))
+    with promoting(control_plane, namespace, tmp_path) as made:
+        is_available(made)
+        control_plane.kubectl("apply", "-f", str(policy))
+
+        probe = ("patch", "deployment/serve", "-n", namespace, "-p", '{"metadata": {"annotations": {"probe": "x"}}}')
+
+        def is_frozen() -> bool:
+            return "not on Fridays" in control_plane.kubectl(*probe, "--dry-run=server", check=False).stderr
+
+        def is_said() -> bool:
+            conditions = made.status("w1").get("conditions", [])
+            return any(one["reason"] == "DeploymentRefused" and one["type"] == "Progressing" for one in conditions)
+
+        try:
+            wait_for(is_frozen, 60, "the policy holds")
+            made.create("w1", promotion={"timeoutSeconds": 20})
+            wait_for(is_said, 120, "it is said")
+            status = made.wait("w1", "NotPromoted", 120)
+        finally:
+            control_plane.kubectl("delete", "-f", str(policy))
+        assert status["promotion"]["reason"] == "DeploymentRefused"
+        assert "not on Fridays" in status["promotion"]["message"]
+        assert (adapter_of(made), marker_of(made)) == (FORMER, "")
+
+
 def test_swapped_without_a_rollout(
     control_plane: ControlPlane, serving: Serving, namespace: str, tmp_path: Path
 ) -> None:

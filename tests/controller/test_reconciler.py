@@ -1,21 +1,23 @@
-"""The loop by itself: in which order archives are looked at."""
+"""The loop by itself: in which order archives are looked at, and what holds up what."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import Any
+
+import pytest
+from controller_world import World
 
 from controller import reconciler as module
 from controller.api import ApiError
+from controller.objects import PROMOTION
 from controller.reconciler import Reconciler
 from controller.settings import Settings
-
-if TYPE_CHECKING:
-    import pytest
 
 
 class Looking(Reconciler):
@@ -28,6 +30,40 @@ class Looking(Reconciler):
         self.looked.append(archive)
         self.gate.wait(10)
         return None
+
+
+class Refusing:
+    """Of the API what writes need: the Deployment may not be changed, all else is taken, and noted."""
+
+    def __init__(self) -> None:
+        self.written: list[str] = []
+
+    def create(self, kind: str, manifest: Any) -> Any:
+        self.written.append(kind)
+        return manifest | {"metadata": manifest["metadata"] | {"uid": "u"}}
+
+    def apply(self, kind: str, name: str, manifest: Any, **how: Any) -> Any:
+        if kind == "deployments":
+            raise ApiError(403, "Forbidden", "not on Fridays")
+        self.written.append(f"{kind}/{name}")
+        return manifest
+
+
+def test_a_deployment_that_may_not_be_changed_holds_up_no_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deleted cycle has left its promotion there, which cannot be taken back: that is told, and the next one runs."""
+    world, api = World(), Refusing()
+    world.deploy(former="x@1")
+    world.add("w2")
+    world.look()
+    gone = {"cycle": "gone", "adapter": "x@1", "former": "y@2"}
+    world.deployment["metadata"]["annotations"] = {PROMOTION: json.dumps(gone)}  # type: ignore[index]
+    monkeypatch.setattr(module, "observe", lambda *_: world.observed())
+    made = Reconciler(api, lambda: world.settings, world.settings)  # type: ignore[arg-type]
+    for number in (1, 2):
+        with pytest.raises(ApiError, match="not on Fridays"):
+            made.reconcile("workshop")
+        assert api.written.count("jobs") == number, "the stage is begun"
+        assert "retraincycles/w2" in api.written
 
 
 def run(archives: list[str], then: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
