@@ -29,6 +29,8 @@ class DeleteJob:
 
     name: str
     uid: str
+    is_train_job: bool = False
+    """Then it stays until its pods are gone, for these are not seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 from kubernetes.client.exceptions import ApiException
 
-from controller.objects import GROUP, PLURAL, VERSION, Json
+from controller.objects import GROUP, PLURAL, TRAIN_JOBS, TRAINER_GROUP, VERSION, Json
 from jobs.contracts.errors import AccessError, TransientError
 
 _SECONDS = (30, 30)
@@ -86,9 +86,12 @@ class Api:
         """A merge patch, for what people change by hand."""
         return self._request("PATCH", f"{self._place(kind)}/{name}", _STRICT, patch, "application/merge-patch+json")
 
-    def delete(self, kind: str, name: str, uid: str) -> bool:
-        """Delete the object with that uid, and in the background what it owns; False where it is not there."""
-        options = {"propagationPolicy": "Background", "preconditions": {"uid": uid}}
+    def delete(self, kind: str, name: str, uid: str, *, propagation: str = "Background") -> bool:
+        """Delete the object with that uid, and in the background what it owns; False where it is not there.
+
+        With the propagation `Foreground` it stays, as one that is being deleted, until what it owns is gone.
+        """
+        options = {"propagationPolicy": propagation, "preconditions": {"uid": uid}}
         try:
             self._request("DELETE", f"{self._place(kind)}/{name}", {}, options)
         except ApiError as error:
@@ -159,6 +162,7 @@ class Api:
 _PLACES = {
     PLURAL: f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}",
     "jobs": "/apis/batch/v1/namespaces/{namespace}/jobs",
+    TRAIN_JOBS: f"/apis/{TRAINER_GROUP}/v1alpha1/namespaces/{{namespace}}/{TRAIN_JOBS}",
     "cronjobs": "/apis/batch/v1/namespaces/{namespace}/cronjobs",
     "pods": "/api/v1/namespaces/{namespace}/pods",
     "services": "/api/v1/namespaces/{namespace}/services",

@@ -37,9 +37,11 @@ from controller.objects import (
     RUN,
     SPEC_HASH,
     STAGE,
+    TRAIN_JOBS,
     VERSION,
     Json,
     annotations_of,
+    is_train_job,
     labels,
     owner_uid,
     uid,
@@ -78,12 +80,15 @@ class Applier:
     def _one(self, action: Action, cycle: Cycle | None) -> None:
         match action:
             case CreateJob():
-                self._create("jobs", action.manifest)
+                self._create(TRAIN_JOBS if is_train_job(action.manifest) else "jobs", action.manifest)
             case CreateService():
                 self._create("services", action.manifest)
             case DeleteJob():
                 self._count("DeleteJob")
-                self._api.delete("jobs", action.name, action.uid)
+                if action.is_train_job:
+                    self._api.delete(TRAIN_JOBS, action.name, action.uid, propagation="Foreground")
+                else:
+                    self._api.delete("jobs", action.name, action.uid)
             case DeleteCycle():
                 self._count("DeleteCycle")
                 self._api.delete(PLURAL, action.name, action.uid)

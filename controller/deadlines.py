@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.objects import Json, after
+from controller.objects import Json, after, is_false
 from controller.planning import Planning
 from controller.pods import override_of
 from jobs.contracts import stages
@@ -38,4 +38,6 @@ def late_stage(p: Planning, entry: StageStatus, job: Json | None) -> str:
 
 
 def _began(job: Json) -> str:
-    return str((job.get("status") or {}).get("startTime") or job["metadata"]["creationTimestamp"])
+    resumed = is_false(job, "Suspended") or {}  # a TrainJob has no start time
+    began = (job.get("status") or {}).get("startTime") or resumed.get("lastTransitionTime")
+    return str(began or job["metadata"]["creationTimestamp"])

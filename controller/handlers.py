@@ -12,7 +12,7 @@ from typing import Any
 
 import kopf
 
-from controller.objects import ARCHIVE, GROUP, MANAGED_BY, MANAGER, PLURAL, VERSION
+from controller.objects import ARCHIVE, GROUP, MANAGED_BY, MANAGER, PLURAL, TRAIN_JOBS, TRAINER_GROUP, VERSION
 from controller.reconciler import Reconciler
 
 _STALE_RESYNCS = 3
@@ -50,6 +50,8 @@ def registry(reconciler: Reconciler) -> kopf.OperatorRegistry:
     kopf.on.login(registry=handlers)(_login)
     _run_beside(handlers, reconciler)
     _watch(handlers, reconciler)
+    if reconciler.settings.train_job is not None:
+        _watch_train_jobs(handlers, reconciler)
     if reconciler.settings.inference is not None:
         _watch_inference(handlers, reconciler)
     return handlers
@@ -108,6 +110,12 @@ def _watch(handlers: kopf.OperatorRegistry, reconciler: Reconciler) -> None:
         reconciler.mark(labels.get(ARCHIVE, ""), is_routine=type is None)
 
 
+def _watch_train_jobs(handlers: kopf.OperatorRegistry, reconciler: Reconciler) -> None:
+    @kopf.on.event(TRAINER_GROUP, "v1alpha1", TRAIN_JOBS, labels={MANAGED_BY: MANAGER}, registry=handlers)
+    async def train_job_may_have_changed(labels: Mapping[str, str], type: str | None, **_: Any) -> None:  # noqa: A002
+        reconciler.mark(labels.get(ARCHIVE, ""), is_routine=type is None)
+
+
 def _watch_inference(handlers: kopf.OperatorRegistry, reconciler: Reconciler) -> None:
     @kopf.on.event("apps", "v1", "deployments", registry=handlers)
     async def deployment_may_have_changed(name: str | None, **_: Any) -> None:
@@ -123,7 +131,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.persistence.diffbase_storage = _NoDiffs()
     settings.peering.standalone = True
     settings.watching.chunk_size = _CHUNK
-    for kind in ("jobs", "pods"):
+    for kind in ("jobs", TRAIN_JOBS, "pods"):
         settings.watching.label_selectors[kind] = f"{MANAGED_BY}={MANAGER}"
     settings.watching.server_timeout = 300
     settings.watching.client_timeout = 310

@@ -68,7 +68,7 @@ def stage_job(wanted: Wanted, entry: StageStatus) -> Json:
         _make_shares(job, wanted.spec.evaluation.pods)
     else:
         job["spec"] |= {"backoffLimit": row.retries, "podFailurePolicy": _failure_policy()}
-    return _hashed(job)
+    return hashed(job)
 
 
 def asking_job(wanted: Wanted, entry: StageStatus) -> Json:
@@ -78,7 +78,7 @@ def asking_job(wanted: Wanted, entry: StageStatus) -> Json:
     pod = pod_spec(wanted, light, arguments)
     job = _job(wanted, entry, f"{entry.job}-asks", "result", pod)
     job["spec"] |= {"backoffLimit": light.retries, "podFailurePolicy": _failure_policy()}
-    return _hashed(job)
+    return hashed(job)
 
 
 def gathering_job(wanted: Wanted, entry: StageStatus, lost: str) -> Json:
@@ -90,7 +90,7 @@ def gathering_job(wanted: Wanted, entry: StageStatus, lost: str) -> Json:
     pod = pod_spec(wanted, light, [*arguments, "--termination-log", TERMINATION_LOG])
     job = _job(wanted, entry, f"{entry.job}-gathers", "gather", pod)
     job["spec"] |= {"backoffLimit": light.retries, "podFailurePolicy": _failure_policy()}
-    return _hashed(job)
+    return hashed(job)
 
 
 def is_shared(wanted: Wanted, entry: StageStatus) -> bool:
@@ -100,7 +100,7 @@ def is_shared(wanted: Wanted, entry: StageStatus) -> bool:
 
 def ranks_service(wanted: Wanted, entry: StageStatus) -> Json | None:
     """The headless Service by which the ranks of a training on several nodes find each other; None for one node."""
-    if entry.name != "train" or wanted.spec.training.nodes == 1:
+    if entry.name != "train" or wanted.spec.training.nodes == 1 or wanted.settings.train_job is not None:
         return None
     service = {
         "apiVersion": "v1",
@@ -113,7 +113,7 @@ def ranks_service(wanted: Wanted, entry: StageStatus) -> Json | None:
             "ports": [{"name": "rendezvous", "port": _RENDEZVOUS_PORT}],
         },
     }
-    return _hashed(service)
+    return hashed(service)
 
 
 def document(cycle: Cycle) -> Json:
@@ -248,7 +248,7 @@ def _make_many(job: Json, wanted: Wanted, entry: StageStatus, num_nodes: int) ->
     container["ports"].append({"name": "rendezvous", "containerPort": _RENDEZVOUS_PORT})
 
 
-def _hashed(manifest: Json) -> Json:
+def hashed(manifest: Json) -> Json:
     """The object with a digest of what it is to be: one that is there already must have the same."""
     digest = hashlib.sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)).hexdigest()
     manifest["metadata"]["annotations"][SPEC_HASH] = digest[:32]

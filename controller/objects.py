@@ -24,6 +24,10 @@ ATTEMPT = f"{GROUP}/attempt"
 RUN = f"{GROUP}/run"
 SPEC_HASH = f"{GROUP}/spec-hash"
 RETRY = f"{GROUP}/retry"
+TRAINER_GROUP = "trainer.kubeflow.org"
+TRAIN_JOBS = "trainjobs"
+"""Of Kubeflow Trainer, in the version v1alpha1."""
+TRAIN_JOB = "TrainJob"
 ADAPTER = f"{GROUP}/adapter"
 PROMOTION = f"{GROUP}/promotion"
 JOB_INDEX = "batch.kubernetes.io/job-completion-index"
@@ -77,8 +81,15 @@ def is_deleting(thing: Mapping[str, Any]) -> bool:
     return bool(thing["metadata"].get("deletionTimestamp"))
 
 
+def is_train_job(thing: Mapping[str, Any]) -> bool:
+    """Whether it is a TrainJob, and no Job."""
+    return thing.get("kind") == TRAIN_JOB
+
+
 def is_live(pod: Mapping[str, Any]) -> bool:
-    """Whether a pod may still run."""
+    """Whether a pod may still run, or whether pods of a TrainJob may, which are not seen themselves."""
+    if is_train_job(pod):
+        return is_deleting(pod) or not (condition(pod, "Complete") or condition(pod, "Failed"))
     return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
 
 

@@ -18,6 +18,8 @@ from controller.objects import (
     MANAGED_BY,
     MANAGER,
     PLURAL,
+    TRAIN_JOB,
+    TRAIN_JOBS,
     Json,
     condition,
     is_live,
@@ -50,6 +52,9 @@ def observe(api: Api, archive: str, settings: Settings, memory: Memory, now: dat
     raw = api.list(PLURAL, fieldSelector=f"spec.archive={archive}")
     cycles = tuple(sorted(map(read_cycle, raw), key=lambda cycle: cycle.order))
     jobs = {name(job): job for job in api.list("jobs", labelSelector=mine)}
+    if settings.train_job is not None:
+        found = api.list(TRAIN_JOBS, labelSelector=mine)
+        jobs |= {name(job): {**job, "kind": TRAIN_JOB} for job in found}  # a list does not say of what it is
     pods = tuple(api.list("pods", labelSelector=mine))
     observed = Observed(
         cycles,

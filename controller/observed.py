@@ -7,7 +7,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from controller.cycles import Cycle
-from controller.objects import ADAPTER, JOB_INDEX, PROMOTION, Json, annotations_of, is_live, labels, owner_uid, uid
+from controller.objects import (
+    ADAPTER,
+    JOB_INDEX,
+    PROMOTION,
+    Json,
+    annotations_of,
+    is_live,
+    is_train_job,
+    labels,
+    owner_uid,
+    uid,
+)
 from jobs.contracts.cycle.status import Progress
 
 
@@ -96,7 +107,7 @@ class Observed:
     cycles: tuple[Cycle, ...]
     """Oldest first."""
     jobs: Mapping[str, Json] = field(default_factory=dict)
-    """By name."""
+    """By name; TrainJobs are among them."""
     pods: tuple[Json, ...] = ()
     """Of those Jobs."""
     warnings: Mapping[str, str] = field(default_factory=dict)
@@ -115,9 +126,10 @@ class Observed:
         return sorted(own, key=_rank)
 
     def live_pods(self, but: str = "") -> Iterator[Json]:
-        """Pods that may still run, but those of a Job of that name."""
+        """Pods that may still run, but those of a Job of that name; TrainJobs stand for theirs."""
         spared = uid(self.jobs[but]) if but in self.jobs else None
-        return (pod for pod in self.pods if is_live(pod) and owner_uid(pod) != spared)
+        yield from (pod for pod in self.pods if is_live(pod) and owner_uid(pod) != spared)
+        yield from (job for key, job in self.jobs.items() if is_train_job(job) and is_live(job) and key != but)
 
 
 def _rank(pod: Json) -> int:

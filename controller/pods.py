@@ -20,6 +20,8 @@ FILE = f"{_FOLDER}/cycle.json"
 """Where the stage reads it."""
 TERMINATION_LOG = "/dev/termination-log"
 _CACHE = "/cache"
+MODEL_CACHE = f"{_CACHE}/huggingface"
+"""Where models from the hub are kept, unless the settings say it."""
 _TMP = "/tmp"  # noqa: S108 - a volume of the pod's own
 _CA = "/etc/refrain-ca"
 _USER = 65532
@@ -115,7 +117,7 @@ def _environment(wanted: Wanted) -> list[Json]:
     said = {
         "TMPDIR": _TMP,
         "HOME": _TMP,
-        "HF_HOME": f"{_CACHE}/huggingface",
+        "HF_HOME": MODEL_CACHE,
         "PYTHONUNBUFFERED": "1",
         "REFRAIN_OWNER": f"cluster:{wanted.settings.owner or wanted.cycle.namespace}",
     }

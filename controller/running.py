@@ -11,11 +11,12 @@ from controller.actions import CreateJob, CreateService, DeleteJob
 from controller.deadlines import deadline_seconds, late_cycle, late_stage
 from controller.manifests import asking_job, gathering_job, is_shared, job_name, ranks_service, stage_job
 from controller.noting import note_result
-from controller.objects import Json, after, condition, name, owner_uid, uid
+from controller.objects import Json, after, condition, is_train_job, name, owner_uid, uid
 from controller.planning import Planning
 from controller.promoting import is_cleared
 from controller.status import shortened
 from controller.symptoms import told_by, trouble, why_failed, words_of
+from controller.train_jobs import is_handed_over, left_to_the_runtime, train_job
 from jobs.contracts import stages
 from jobs.contracts.cycle.status import StageStatus
 from jobs.contracts.errors import MissingInputError, permanent_exit_codes
@@ -25,6 +26,7 @@ from jobs.contracts.termination import Termination
 _REFUSED_SECONDS = 30
 _STEADY_SECONDS = 600
 """A run that has lasted so long has not been lost over and over: losses are counted from there anew."""
+_FAILS_AGAIN = ("PodFailurePolicy", "TrainingRuntimeNotSupported")
 
 
 def advance(p: Planning) -> None:
@@ -122,7 +124,12 @@ def _create(p: Planning, entry: StageStatus) -> None:
         return
     if service is not None:
         p.actions.append(CreateService(service))
-    p.actions.append(CreateJob(stage_job(p, entry)))
+    manifest = stage_job(p, entry)
+    if is_handed_over(p, entry):
+        if left := left_to_the_runtime(manifest["spec"]["template"]["spec"]):
+            p.emit("LeftToTheRuntime", f"{', '.join(left)} of train: its TrainJob's runtime decides", is_warning=True)
+        manifest = train_job(p, entry)
+    p.actions.append(CreateJob(manifest))
 
 
 def _is_refused(p: Planning, *names: str) -> bool:
@@ -199,7 +206,7 @@ def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any
         return
     # torchrun ends with a code of its own: what rank 0 has told counts too.
     told_code = told.failure.exit_code if told and told.failure else 0
-    is_permanent = failed.get("reason") == "PodFailurePolicy" or told_code in permanent_exit_codes()
+    is_permanent = failed.get("reason") in _FAILS_AGAIN or told_code in permanent_exit_codes()
     if not is_permanent and _is_many(p, entry) and _may_be_lost(p, entry):
         p.emit("RanksLost", f"{entry.name} is begun again on all nodes: {words}", is_warning=True)
         _begin_again(p, entry)
@@ -210,7 +217,7 @@ def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any
 
 
 def _is_many(p: Planning, entry: StageStatus) -> bool:
-    return entry.name == "train" and p.spec.training.nodes > 1
+    return entry.name == "train" and (p.spec.training.nodes > 1 or is_handed_over(p, entry))
 
 
 def _may_be_lost(p: Planning, entry: StageStatus) -> bool:
@@ -375,4 +382,4 @@ def stop(p: Planning) -> None:
     """Delete every Job of the cycle that has not ended, with its pods, which save: also one not written down yet."""
     for job in p.observed.jobs.values():
         if owner_uid(job) == p.cycle.uid and not (condition(job, "Complete") or condition(job, "Failed")):
-            p.actions.append(DeleteJob(name(job), uid(job)))
+            p.actions.append(DeleteJob(name(job), uid(job), is_train_job(job)))

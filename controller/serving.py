@@ -12,7 +12,7 @@ from prometheus_client import start_http_server
 
 from controller.api import Api, ApiError, connect
 from controller.handlers import registry
-from controller.objects import GROUP, PLURAL
+from controller.objects import GROUP, PLURAL, TRAIN_JOBS, TRAINER_GROUP
 from controller.reconciler import Reconciler
 from controller.settings import Settings, load_settings
 from controller.waiting import answering
@@ -34,6 +34,11 @@ INFERENCE_RIGHTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("apps", "deployments", ("get", "list", "watch", "patch")),
 )
 """What it needs besides, where it brings an inference Deployment to each promoted adapter."""
+
+TRAIN_JOB_RIGHTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    (TRAINER_GROUP, TRAIN_JOBS, ("get", "list", "watch", "create", "delete")),
+)
+"""What it needs besides, where training is handed over to Kubeflow Trainer."""
 
 _WAIT_SECONDS = 5
 
@@ -62,21 +67,38 @@ def _wait_until_ready(api: Api, settings: Settings) -> None:
     while True:
         try:
             _require_rights(api, settings)
-            api.list(PLURAL, limit="1")
+            for kind in (PLURAL, *([TRAIN_JOBS] if settings.train_job else [])):
+                _require_kind(api, kind)
         except TransientError as error:
             logger.warning("%s; again in %d s", error, _WAIT_SECONDS)
         except ApiError as error:
-            if error.status not in (404, 429, 500, 503, 504):
+            if error.status not in (429, 500, 503, 504):
                 raise AccessError(str(error), where=f"namespace {api.namespace}") from error
-            what = f"no {PLURAL}.{GROUP} yet: install crds/" if error.status == 404 else str(error)
-            logger.warning("%s; again in %d s", what, _WAIT_SECONDS)
+            logger.warning("%s; again in %d s", error, _WAIT_SECONDS)
         else:
             return
         time.sleep(_WAIT_SECONDS)
 
 
+_MISSING = {
+    PLURAL: f"no {PLURAL}.{GROUP} yet: install crds/",
+    TRAIN_JOBS: f"no {TRAIN_JOBS}.{TRAINER_GROUP}: install Kubeflow Trainer, or take trainJob out of the settings",
+}
+
+
+def _require_kind(api: Api, kind: str) -> None:
+    """TransientError where the API server does not know it."""
+    try:
+        api.list(kind, limit="1")
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        raise TransientError(_MISSING[kind]) from error
+
+
 def _require_rights(api: Api, settings: Settings) -> None:
     wanted = RIGHTS + (INFERENCE_RIGHTS if settings.inference else ())
+    wanted += TRAIN_JOB_RIGHTS if settings.train_job else ()
     missing = [
         f"{verb} {resource}{f'.{group}' if group else ''}"
         for group, resource, verbs in wanted

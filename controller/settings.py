@@ -80,6 +80,15 @@ def _resources(cpu: str, memory: str, most_cpu: str, most_memory: str) -> Resour
     return Resources(requests={"cpu": cpu, "memory": memory}, limits={"cpu": most_cpu, "memory": most_memory})
 
 
+class TrainJobSettings(SettingsModel):
+    """How training is handed over to Kubeflow Trainer."""
+
+    runtime: Annotated[str, Field(min_length=1, max_length=253)]
+    """The runtime: one for torch, whose container `node` has what a training pod needs besides (docs/operator.md)."""
+    kind: Literal["ClusterTrainingRuntime", "TrainingRuntime"] = "ClusterTrainingRuntime"
+    """Whether it is the cluster's, or this namespace's."""
+
+
 class Settings(SettingsModel):
     """All of them."""
 
@@ -93,6 +102,8 @@ class Settings(SettingsModel):
     """How they fetch mail."""
     inference: InferenceSettings | None = None
     """Who serves; absent: the record in the store alone is the promotion."""
+    train_job: TrainJobSettings | None = None
+    """Hand training over to Kubeflow Trainer as a TrainJob; absent: it is a Job of this controller's."""
     service_account: str = "default"
     """Of the stages' pods. No token is mounted into them."""
     env: dict[str, str] = {}

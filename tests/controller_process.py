@@ -177,7 +177,7 @@ def operator(
 def stage_of(pod: Object) -> tuple[str, int]:
     labels = pod["metadata"]["labels"]
     words = pod["spec"]["containers"][0]["args"]
-    stage = words[1] if words[0] == "result" else labels["refrain.dev/stage"]
+    stage = words[1] if words[0] == "result" else words[words.index("--only") + 1]
     return stage, int(labels["refrain.dev/attempt"])
 
 

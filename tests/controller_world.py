@@ -259,7 +259,8 @@ class World:
         job["metadata"] |= {"uid": f"uid-{name}-{len(self.writes)}", "creationTimestamp": written(self.now)}
         job["status"] = {"conditions": []}
         self.jobs[name] = job
-        self.add_pod(name)
+        if job["kind"] == "Job":
+            self.add_pod(name)
 
     def _patch(self, action: PatchStatus) -> None:
         raw = self.cycles[action.name]
@@ -343,7 +344,8 @@ class World:
         self.end_job(name, encode_error(stage, attempt, error), exit_code=getattr(error, "exit_code", 1), reason=reason)
 
     def stage_of(self, job: str) -> tuple[str, int]:
-        arguments = self.jobs[job]["spec"]["template"]["spec"]["containers"][0]["args"]
+        spec = self.jobs[job]["spec"]
+        arguments = spec["trainer"]["args"] if "trainer" in spec else spec["template"]["spec"]["containers"][0]["args"]
         if "result" in arguments:
             return arguments[arguments.index("result") + 1], int(arguments[arguments.index("--attempt") + 1])
         return arguments[arguments.index("--only") + 1], int(arguments[arguments.index("--attempt") + 1])

@@ -176,6 +176,10 @@ GROUPS: dict[str, dict[str, Advice]] = {
     "Events alone": {
         "TrainsAgain": ("too small a gain: another attempt, by `selection.ladder`", ""),
         "RanksLost": ("a node's rank of a training was lost; all begin again from the last checkpoint", ""),
+        "LeftToTheRuntime": (
+            "training is handed over as a TrainJob, and what the message names of `spec.stages.train` is its runtime's",
+            "set it in the runtime that the controller's `trainJob` names",
+        ),
         "SharesLost": ("pods of an evaluation failed for good; it goes on with what the others have scored", ""),
         "JobLost": ("a stage's Job was lost before it had finished; it is begun again", ""),
     },

@@ -7,6 +7,7 @@ two equal keys it takes the last; `kubectl` does none of that. Neither does this
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Hashable, Sequence
@@ -21,6 +22,8 @@ from jobs.contracts.errors import ConfigError, MissingInputError
 MAX_BYTES = 1 << 20
 """No larger file is read: an object of this size does not fit into Kubernetes either."""
 
+VARIABLE = "env:"
+"""In front of the name of a variable that holds what otherwise a file does."""
 _FILES_SHOWN = 5
 Location = Sequence[int | str]
 """Keys and indices from the root of a document to a value."""
@@ -46,7 +49,10 @@ class Document:
 
 
 def read_yaml(path: Path) -> Document:
-    """The one document of a YAML file, or of standard input for `-`. ConfigError, MissingInputError."""
+    """The one document of a YAML file, of standard input for `-`, of a variable for `env:NAME`.
+
+    Raises ConfigError and MissingInputError.
+    """
     data = _read(path)
     if len(data) > MAX_BYTES:
         raise ConfigError(f"larger than {MAX_BYTES:,} bytes", where=str(path), hint="is this the right file?")
@@ -103,10 +109,18 @@ def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
 
 
+def _variable(name: str) -> bytes:
+    if name not in os.environ:
+        raise MissingInputError("no such variable", where=f"{VARIABLE}{name}")
+    return os.environ[name].encode()
+
+
 def _read(path: Path) -> bytes:
     try:
         if str(path) == "-":
             return sys.stdin.buffer.read(MAX_BYTES + 1)
+        if str(path).startswith(VARIABLE):
+            return _variable(str(path).removeprefix(VARIABLE))
         with path.open("rb") as stream:
             return stream.read(MAX_BYTES + 1)
     except FileNotFoundError as error:

@@ -21,7 +21,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from controller import metrics
 from controller.cli.scheduling import filled, scheduled_at, words_of, zone_of
 from controller.crd import custom_resource_definition
-from controller.serving import INFERENCE_RIGHTS, RIGHTS
+from controller.serving import INFERENCE_RIGHTS, RIGHTS, TRAIN_JOB_RIGHTS
 from controller.settings import Settings, load_settings
 from jobs.contracts.cycle import RetrainCycle, load_cycle
 from jobs.serving.metrics import Metrics
@@ -122,6 +122,7 @@ def test_every_setting_can_be_reached(tmp_path: Path) -> None:
         "stages.queueName": "queue",
         "controller.owner": "me",
         "controller.paused": True,
+        "stages.trainJob.runtime": "torch-distributed",
         "controller.resyncSeconds": 11,
         "controller.progressSeconds": 12,
     }
@@ -139,10 +140,13 @@ def test_every_setting_can_be_reached(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inference", [True, False])
-def test_the_role_has_the_rights_that_the_controller_asks_for(inference: bool) -> None:
-    role = the(rendered(*sets(NEEDED | {"inference.enabled": inference})), "Role", "refrain-controller")
+@pytest.mark.parametrize("runtime", ["", "torch-distributed"])
+def test_the_role_has_the_rights_that_the_controller_asks_for(inference: bool, runtime: str) -> None:
+    values = NEEDED | {"inference.enabled": inference, "stages.trainJob.runtime": runtime}
+    role = the(rendered(*sets(values)), "Role", "refrain-controller")
     given = {(rule["apiGroups"][0], rule["resources"][0], tuple(rule["verbs"])) for rule in role["rules"]}
-    assert given == set(RIGHTS + (INFERENCE_RIGHTS if inference else ()))
+    wanted = RIGHTS + (INFERENCE_RIGHTS if inference else ()) + (TRAIN_JOB_RIGHTS if runtime else ())
+    assert given == set(wanted)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.contracts.cycle import load_cycle
-from jobs.contracts.errors import ConfigError
+from jobs.contracts.errors import ConfigError, MissingInputError
 from jobs.contracts.yaml_file import read_yaml
 
 CYCLE: dict[str, Any] = {
@@ -68,3 +68,11 @@ def test_what_is_wrong_in_json_is_told(tmp_path: Path, text: str, message: str) 
 def test_yaml_that_begins_like_json(tmp_path: Path) -> None:
     (tmp_path / "cycle.yaml").write_text("{kind: RetrainCycle, ratio: 1:4}")
     assert read_yaml(tmp_path / "cycle.yaml").value == {"kind": "RetrainCycle", "ratio": "1:4"}
+
+
+def test_a_variable_may_hold_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a TrainJob's pod, which has no annotations of ours."""
+    monkeypatch.setenv("REFRAIN_CYCLE", '{"a": 1}')
+    assert read_yaml(Path("env:REFRAIN_CYCLE")).value == {"a": 1}
+    with pytest.raises(MissingInputError, match="no such variable"):
+        read_yaml(Path("env:REFRAIN_OTHER"))

@@ -15,7 +15,9 @@ from stage_jobs import wanted
 
 from controller.manifests import asking_job, document, gathering_job, job_name, ranks_service, stage_job
 from controller.objects import SPEC_HASH
+from controller.train_jobs import is_handed_over, train_job
 from jobs.contracts.cycle import RetrainCycle
+from jobs.contracts.cycle.status import StageStatus
 from jobs.contracts.errors import permanent_exit_codes
 from jobs.contracts.progression import Step
 from jobs.contracts.stages import STAGES
@@ -31,12 +33,16 @@ def test_golden(name: str) -> None:
     if (lost := given.get("gathers")) is not None:
         made = [gathering_job(planning, entry, lost)]
     else:
-        made = [asking_job(planning, entry)] if given.get("asks") else [stage_job(planning, entry)]
+        made = [_begun(planning, entry)] if not given.get("asks") else [asking_job(planning, entry)]
     made += [service for service in [ranks_service(planning, entry)] if service]
     path = GOLDENS / f"{name}.output.yaml"
     if os.environ.get("REFRAIN_WRITE_GOLDENS"):
         path.write_text(yaml.safe_dump_all(made, sort_keys=False))
     assert made == list(yaml.safe_load_all(path.read_text()))
+
+
+def _begun(planning: Planning, entry: StageStatus) -> dict[str, Any]:
+    return train_job(planning, entry) if is_handed_over(planning, entry) else stage_job(planning, entry)
 
 
 def test_there_are_goldens() -> None:

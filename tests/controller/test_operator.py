@@ -26,6 +26,7 @@ from jobs.contracts.stages import STAGES
 if TYPE_CHECKING:
     from cluster.control_plane import ControlPlane
     from cluster.kubelet import Kubelet
+    from conftest import Refrain
 
 pytestmark = pytest.mark.cluster
 SKIPPED = RESULTS | {"window": {"window_idx": 3, "num_new_train_messages": 2, "skipped": True}}
@@ -231,6 +232,46 @@ def test_a_failed_stage_is_retried(one: Operator, kubelet: Kubelet) -> None:
     runs = {entry["name"]: entry["run"] for entry in status["stages"]}
     assert runs == dict.fromkeys(ALL, 0) | {"train": 1}
     assert {event["reason"] for event in one.events()} >= {"Started", "StageFailed", "Retried-again", "Promoted"}
+
+
+def test_evaluation_on_several_pods_goes_on_without_one_that_fails_for_good(
+    one: Operator, kubelet: Kubelet, refrain: Refrain
+) -> None:
+    """Each share is tried on its own: a pod that is killed once counts for nothing in the end, a bad one is named."""
+    killed: list[str] = []
+
+    def rule(pod: Object) -> Play:
+        arguments = pod["spec"]["containers"][0]["args"]
+        if "--gather" in arguments:
+            told = {"num_checkpoints": 2, "num_not_scored": 1, "not_scored": ["step_4"]}
+            return played(pod, RESULTS | {"evaluate": told})
+        if "--share" not in arguments:
+            return played(pod)
+        index = pod["metadata"]["labels"]["batch.kubernetes.io/job-completion-index"]
+        if index == "2":
+            return failing(pod, InputError("its loss is nan", where="step_4"))
+        if index == "1" and not killed:
+            killed.append(pod["metadata"]["name"])
+            return Play(exit_code=137, reason="OOMKilled")
+        return played(pod, RESULTS | {"evaluate": {"share": f"{index}/4"}})
+
+    kubelet.rule = rule
+    one.create("w1", evaluation={"pods": 4})
+    status = one.wait("w1", "Promoted")
+    message = "1 of 3 checkpoints were not scored, and are not chosen: step_4"
+    assert one.condition("w1", "Evaluated") == ("True", "NotAllScored", message)
+    entry = next(entry for entry in status["stages"] if entry["name"] == "evaluate")
+    assert (entry["run"], entry["result"]["not_scored"]) == (0, ["step_4"])
+    jobs = {job["metadata"]["name"]: job for job in one.jobs()}
+    assert jobs[entry["job"]]["status"]["failedIndexes"] == "2"
+    assert jobs[entry["job"]]["status"]["completedIndexes"] == "0,1,3"
+    gathering = jobs[f"{entry['job']}-gathers"]["spec"]["template"]["spec"]["containers"][0]
+    assert gathering["args"][gathering["args"].index("--without") + 1] == "2"
+    assert killed, "a pod of share 1 was killed, and another one took its place"
+    lost = next(event for event in one.events() if event["reason"] == "SharesLost")
+    assert "shares 2 of it failed: step_4: its loss is nan" in lost["message"]
+    shown = refrain("cycle", "show", "w1", "-n", one.namespace, env={"KUBECONFIG": str(one.control_plane.kubeconfig)})
+    assert "not chosen: step_4" in shown.stdout, shown.stderr
 
 
 def test_suspended_and_resumed(one: Operator, kubelet: Kubelet) -> None:

@@ -9,9 +9,10 @@ import pytest
 from controller_world import KEPT, RESULTS, WINNER, World
 
 from controller.actions import PatchStatus
+from controller.objects import written
 from controller.observed import Refusal
 from controller.plan import plan
-from controller.settings import MailSettings
+from controller.settings import MailSettings, Settings
 from jobs.contracts.cycle.pods import StageOverride
 from jobs.contracts.errors import InputError, MissingInputError, StoppedError
 from jobs.contracts.shares import indexes_of
@@ -204,6 +205,83 @@ class TestEvaluationOnSeveralPods:
 
         expected = outcome(None)
         assert [outcome(count) for count in (1, 2, 3)] == [expected] * 3
+
+
+class TestTrainJob:
+    @pytest.fixture
+    def handed(self, world: World) -> World:
+        changed = Settings.model_validate({"namespace": "mail", "trainJob": {"runtime": "torch-distributed"}})
+        world.settings = changed
+        world.add("w1", training={"nodes": 2})
+        world.run(until="train")
+        return world
+
+    def end(self, world: World, kind: str, reason: str = "JobsDone") -> str:
+        (job,) = world.running()
+        said = {"type": kind, "status": "True", "reason": reason, "message": "it is over"}
+        world.jobs[job]["status"] = {"conditions": [said]}
+        world.settle()
+        return job
+
+    def test_the_store_is_asked_for_its_result(self, handed: World) -> None:
+        assert handed.jobs[handed.running()[0]]["kind"] == "TrainJob"
+        assert handed.services == {}
+        job = self.end(handed, "Complete")
+        assert handed.running() == [f"{job}-asks"]
+        assert handed.run() == ALL[5:]
+        assert handed.status("w1").state == "Promoted"
+
+    def test_one_that_fails_is_begun_again_and_goes_on_from_its_checkpoints(self, handed: World) -> None:
+        for run in range(3):
+            self.end(handed, "Failed", "JobSetFailed")
+            assert handed.status("w1").stages[-1].run == run + 1
+        self.end(handed, "Failed", "JobSetFailed")
+        assert handed.condition("w1", "Succeeded") == ("False", "StageFailed", "train: it is over")
+
+    def test_a_runtime_that_is_none_fails_at_once(self, handed: World) -> None:
+        self.end(handed, "Failed", "TrainingRuntimeNotSupported")
+        assert handed.condition("w1", "Succeeded")[1] == "StageFailed"  # type: ignore[index]
+
+    def test_one_that_a_ttl_removed_is_not_run_again(self, handed: World) -> None:
+        job = handed.running()[0]
+        handed.remove_job(job)
+        handed.settle()
+        assert handed.running() == [f"{job}-asks"]
+        assert handed.run() == ALL[5:]
+        assert next(one for one in handed.status("w1").stages if one.name == "train").run == 0
+
+    def test_one_that_waits_to_be_admitted_is_queued(self, handed: World) -> None:
+        (job,) = handed.running()
+        handed.jobs[job]["spec"]["suspend"] = True
+        handed.settle()
+        assert handed.status("w1").state == "Queued"
+        handed.jobs[job]["spec"]["suspend"] = False
+        resumed = {"type": "Suspended", "status": "False", "lastTransitionTime": written(handed.now)}
+        handed.jobs[job]["status"] = {"conditions": [resumed]}
+        handed.settle()
+        assert handed.status("w1").state == "Running"
+
+    def test_a_suspended_cycle_waits_until_its_pods_are_gone(self, handed: World) -> None:
+        (job,) = handed.running()
+        there = handed.jobs[job]
+        handed.edit("w1", suspend=True)
+        handed.settle()
+        assert job not in handed.jobs
+        handed.jobs[job] = there  # it stays, by its finalizer, while its pods save
+        there["metadata"]["deletionTimestamp"] = written(handed.now)
+        handed.edit("w1", suspend=False)
+        handed.settle()
+        assert handed.condition("w1", "Progressing") == ("True", "PodsLeft", f"waits for pod {job} to end")
+        del handed.jobs[job]
+        handed.settle()
+        assert handed.running() == [handed.status("w1").stages[-1].job] != [job]
+
+    def test_placement_is_the_runtimes_and_that_is_said(self, world: World) -> None:
+        world.settings = Settings.model_validate({"namespace": "mail", "trainJob": {"runtime": "torch"}})
+        world.add("w1", stages={"train": {"nodeSelector": {"a": "b"}}})
+        world.run(until="train")
+        told = next(event for event in world.events.values() if event.reason == "LeftToTheRuntime")
+        assert told.message == "nodeSelector of train: its TrainJob's runtime decides"
 
 
 class TestFailures:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from conftest import Refrain
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1500)]
+SHARES = "cycles/w1/evaluate/shares/"
+"""What the pods of the evaluation leave besides."""
 OWNER = "owner/"
 """A cluster's claim of the archive stays, a laptop's does not."""
 
@@ -34,14 +36,14 @@ def cycle(tmp_path: Path) -> Object:
     write_mbox(place / "1.mbox", weeks=WEEKS[:1], num_mails=60)
     made = whole_cycle("w1", str(place / "1.mbox"), store={"url": (tmp_path / "cluster").as_uri()})
     made["spec"]["model"]["base"] = str(place / "base")
-    made["spec"]["evaluation"]["embeddingModel"] = str(place / "embedder")
+    made["spec"]["evaluation"] |= {"embeddingModel": str(place / "embedder"), "pods": 2}
     return made
 
 
 def test_a_cluster_leaves_the_bytes_that_a_laptop_leaves(
     control_plane: ControlPlane, kubelet: Kubelet, namespace: str, tmp_path: Path, cycle: Object, refrain: Refrain
 ) -> None:
-    """The train stage is stopped on the way and goes on: that changes nothing."""
+    """The train stage is stopped on the way and goes on, and evaluate is shared by two pods: that changes nothing."""
     local = json.loads(json.dumps(cycle))
     local["spec"]["store"]["url"] = (tmp_path / "laptop").as_uri()
     (tmp_path / "cycle.json").write_text(json.dumps(local))
@@ -56,7 +58,8 @@ def test_a_cluster_leaves_the_bytes_that_a_laptop_leaves(
         status = made.wait("w1", "Promoted", 1200)
     found = contents((tmp_path / "cluster/workshop").as_uri())
     assert {key for key in found if key.startswith(OWNER)}
-    assert {key: data for key, data in found.items() if not key.startswith(OWNER)} == expected
+    assert sum(key.startswith(SHARES) for key in found) == 2
+    assert {key: data for key, data in found.items() if not key.startswith((OWNER, SHARES))} == expected
     promoted = next(json.loads(data) for key, data in expected.items() if key.startswith("production/"))
     assert status["candidate"]["sha256"] == promoted["sha256"]
     assert status["log"]["seq"] >= 0

@@ -180,6 +180,20 @@ bring_monitoring_crds() { # the resources of Prometheus' operator, which the cha
     echo "monitoring CRDs $version: in $crds"
 }
 
+bring_trainer_crd() { # Kubeflow's TrainJob, which training may be handed over to
+    version=$KUBEFLOW_TRAINER_VERSION
+    folder=$(dirname "$bin")/trainer
+    [ "$(cat "$folder/version" 2>/dev/null)" = "$version" ] && echo "TrainJob's CRD $version: in $folder" && return
+    begin
+    module=github.com/kubeflow/trainer/v2
+    (cd "$unfinished" && printf 'module fetch\n' > go.mod && GOFLAGS=-mod=mod "$go" mod download "$module@$version")
+    mkdir -p "$folder"
+    install -m 644 "$("$go" env GOMODCACHE)/$module@$version/manifests/base/crds/trainer.kubeflow.org_trainjobs.yaml" "$folder"
+    echo "$version" > "$folder/version"
+    rm -rf "$unfinished"
+    echo "TrainJob's CRD $version: in $folder"
+}
+
 bring_promtool() { # unpacked, not installed: no Prometheus is started
     [ -x "$bin/promtool" ] && echo "promtool: in $bin" && return
     begin
@@ -218,6 +232,7 @@ if [ "${1:-}" = node ]; then build_node; fi
 build_tool helm "$HELM_VERSION" helm.sh/helm/v4/cmd/helm
 build_tool kubeconform "$KUBECONFORM_VERSION" github.com/yannh/kubeconform/cmd/kubeconform
 bring_monitoring_crds
+bring_trainer_crd
 bring_promtool
 build_tool actionlint "$ACTIONLINT_VERSION" github.com/rhysd/actionlint/cmd/actionlint
 bring_aws

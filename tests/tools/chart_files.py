@@ -13,7 +13,7 @@ import yaml
 from values_schema import values_schema
 
 from controller.crd import crd_yaml
-from controller.serving import INFERENCE_RIGHTS, RIGHTS
+from controller.serving import INFERENCE_RIGHTS, RIGHTS, TRAIN_JOB_RIGHTS
 
 _KEEP = """\
   labels:
@@ -95,5 +95,6 @@ def chart_files(root: Path) -> dict[Path, str]:
         charts / "refrain/templates/crd.yaml": crd_template(condition=".Values.crds.enabled"),
         charts / "refrain/files/controller-rules.yaml": rules(RIGHTS),
         charts / "refrain/files/inference-rules.yaml": rules(INFERENCE_RIGHTS),
+        charts / "refrain/files/train-job-rules.yaml": rules(TRAIN_JOB_RIGHTS),
         charts / "refrain/values.schema.json": values_schema((charts / "refrain/values.yaml").read_text()),
     }

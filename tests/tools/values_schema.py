@@ -104,6 +104,7 @@ _BY_PATH: dict[str, Schema] = {
     "inference.replicas": {"type": ["integer", "null"], "minimum": 0},
     "inference.engine": {"enum": ["refrain", "vllm"]},
     "inference.vllm.extraArgs": {"type": "array", "items": {"type": "string"}},
+    "stages.trainJob.kind": {"enum": ["ClusterTrainingRuntime", "TrainingRuntime"]},
     "inference.mode": {"enum": ["Rollout", "Swap"]},
     "inference.gpus": {"type": "integer", "minimum": 0},
     "inference.startupSeconds": _SECONDS,
