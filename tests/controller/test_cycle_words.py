@@ -256,7 +256,7 @@ def reasons_in_the_code() -> set[str]:
 NO_REASONS = {
     *("True", "False", "Unknown", "Complete", "Succeeded", "Progressing", "Running", "Failed", "Skipped"),
     *("Announced", "Restoring", "Withheld", "Promote", "Automatic"),
-    *("PodFailurePolicy", "FailedIndexes", "PodScheduled", "ReplicaFailure", "Error"),
+    *("PodFailurePolicy", "TrainingRuntimeNotSupported", "FailedIndexes", "PodScheduled", "ReplicaFailure", "Error"),
     *("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"),
     *("CreateContainerConfigError", "CreateContainerError", "RunContainerError"),
 }

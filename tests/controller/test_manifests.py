@@ -15,6 +15,7 @@ from stage_jobs import wanted
 
 from controller.manifests import asking_job, document, gathering_job, job_name, ranks_service, stage_job
 from controller.objects import SPEC_HASH
+from controller.planning import Planning
 from controller.train_jobs import is_handed_over, train_job
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.cycle.status import StageStatus
