@@ -7,6 +7,7 @@ is read as the controller and the API server would; one that begins with `# cycl
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,24 @@ def test_what_pages_set_on_the_command_line_are_values_of_the_chart():
     assert len(said) >= 4
     known = yaml.safe_load((CHART / "values.yaml").read_text())
     assert [name for name in sorted(said) if not has(known, name.split("."))] == []
+
+
+def test_the_readmes_command_installs_something():
+    (command,) = re.findall(r"^helm install refrain charts/refrain (.*)", joined(ROOT / "README.md"), re.MULTILINE)
+    arguments = [word for word in shlex.split(command) if word != "--create-namespace"]
+    run = subprocess.run(
+        [binary("helm"), "template", "refrain", CHART, "--kube-version=1.35", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "image: registry.example/team/refrain-controller:" in run.stdout
+
+
+def joined(page: Path) -> str:
+    """Its text, with each command on one line."""
+    return page.read_text().replace("\\\n", "")
 
 
 def has(known: Any, path: list[str]) -> bool:
