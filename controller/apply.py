@@ -80,15 +80,13 @@ class Applier:
     def _one(self, action: Action, cycle: Cycle | None) -> None:
         match action:
             case CreateJob():
-                self._create(TRAIN_JOBS if is_train_job(action.manifest) else "jobs", action.manifest)
+                self._create(_kind_of(action.manifest), action.manifest)
             case CreateService():
                 self._create("services", action.manifest)
             case DeleteJob():
                 self._count("DeleteJob")
-                if action.is_train_job:
-                    self._api.delete(TRAIN_JOBS, action.name, action.uid, propagation="Foreground")
-                else:
-                    self._api.delete("jobs", action.name, action.uid)
+                kind, propagation = (TRAIN_JOBS, "Foreground") if action.is_train_job else ("jobs", "Background")
+                self._api.delete(kind, action.name, action.uid, propagation=propagation)
             case DeleteCycle():
                 self._count("DeleteCycle")
                 self._api.delete(PLURAL, action.name, action.uid)
@@ -219,6 +217,10 @@ class Applier:
         except (ApiError, TransientError) as error:  # nothing waits for an Event
             if getattr(error, "status", 0) != 409:  # told already
                 logger.warning("%s: no Event %s: %s", cycle.name, action.reason, error)
+
+
+def _kind_of(manifest: Json) -> str:
+    return TRAIN_JOBS if is_train_job(manifest) else "jobs"
 
 
 def status_document(action: PatchStatus, status: CycleStatus) -> Json:
