@@ -1,0 +1,269 @@
+"""The API as OpenAI's own client calls it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+from serving.running import Inside, in_process
+from serving.world import QUESTION, World
+
+from jobs.serving.gate import Limits
+
+ASKED = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.fixture(scope="module")
+def door(made: World) -> Iterator[Inside]:
+    """A server of the first adapter."""
+    with in_process(made, served=made.served("a"), limits=Limits(max_new_tokens=400)) as inside:
+        yield inside
+
+
+def test_a_whole_answer(door: Inside, made: World) -> None:
+    answer = door.client().chat.completions.create(model="refrain", messages=ASKED, max_tokens=5)
+    (choice,) = answer.choices
+    assert (choice.message.role, choice.message.content, choice.finish_reason) == ("assistant", "aaaaa", "length")
+    assert answer.model == f"refrain-{made.digests['a'][:16]}"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 5
+    said = answer.model_extra["refrain"]
+    assert said["adapter"] == made.digests["a"]
+    assert said["sources"][0]["message_id"] == "who@x"
+    assert said["sources"][0]["text"] == "Bob broke the reshape code."
+
+
+def test_a_stream(door: Inside, made: World) -> None:
+    stream = door.client().chat.completions.create(
+        model="refrain", messages=ASKED, max_tokens=5, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [choice.delta.content or "" for chunk in chunks for choice in chunk.choices] == ["", *"aaaaa", ""]
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 5
+    for chunk in chunks[-2:]:
+        assert chunk.model_extra["refrain"]["adapter"] == made.digests["a"]
+        assert chunk.model_extra["refrain"]["sources"][0]["message_id"] == "who@x"
+    assert "refrain" not in chunks[0].model_extra
+
+
+def test_a_stream_without_counts_ends_with_its_sources(door: Inside) -> None:
+    *_, last = door.client().chat.completions.create(model="refrain", messages=ASKED, max_tokens=2, stream=True)
+    assert last.choices[0].finish_reason == "length"
+    assert last.model_extra["refrain"]["sources"]
+
+
+def test_models(door: Inside, made: World) -> None:
+    client, name = door.client(), f"refrain-{made.digests['a'][:16]}"
+    assert [model.id for model in client.models.list()] == ["refrain", name, "base"]
+    assert client.models.retrieve(name).id == name
+    with pytest.raises(openai.NotFoundError) as refused:
+        client.models.retrieve("refrain-0000")
+    assert refused.value.code == "model_not_found"
+
+
+def test_the_bare_base_model_answers_under_its_own_name(door: Inside) -> None:
+    answer = door.client().chat.completions.create(model="base", messages=ASKED, max_tokens=5)
+    assert answer.model_extra["refrain"]["adapter"] == ""
+    assert answer.choices[0].message.content != "aaaaa"
+
+
+def test_what_is_drawn_on_can_be_chosen(door: Inside) -> None:
+    def drawn_on(**extras: object) -> list[str]:
+        answer = door.client().chat.completions.create(
+            model="refrain", messages=ASKED, max_tokens=1, extra_body={"refrain": extras}
+        )
+        return [one["message_id"] for one in answer.model_extra["refrain"]["sources"]]
+
+    assert set(drawn_on(before="2024-01-03")) == {"who@x", "cake@x"}
+    assert drawn_on(top_k=1, search="bm25") == ["who@x"]
+    assert drawn_on(top_k=0) == []
+    with pytest.raises(openai.BadRequestError, match=r"refrain\.before"):
+        drawn_on(before="yesterday")
+
+
+def test_stop_and_completions(door: Inside, made: World) -> None:
+    client = door.client()
+    chat = client.chat.completions.create(model="refrain", messages=ASKED, max_tokens=9, stop=["aaa"])
+    assert (chat.choices[0].message.content, chat.choices[0].finish_reason) == ("", "stop")
+    text = client.completions.create(model="refrain", prompt=["Reshape", "Cake"], max_tokens=4)
+    assert [(one.index, one.text, one.finish_reason) for one in text.choices] == [
+        (0, "aaaa", "length"),
+        (1, "aaaa", "length"),
+    ]
+    assert text.model_extra["refrain"] == {"adapter": made.digests["a"], "sources": []}
+    assert text.usage is not None
+    assert text.usage.completion_tokens == 8
+    pieces = list(client.completions.create(model="refrain", prompt="Reshape", max_tokens=4, stream=True))
+    assert "".join(piece.choices[0].text for piece in pieces) == "aaaa"
+    assert pieces[-1].model_extra["refrain"]["adapter"] == made.digests["a"]
+
+
+def test_chance_is_repeated_by_its_seed(door: Inside) -> None:
+    def said(**how: object) -> str:
+        answer = door.client().chat.completions.create(model="base", messages=ASKED, max_tokens=12, **how)
+        return str(answer.choices[0].message.content)
+
+    assert said() == said(temperature=0)
+    assert said(temperature=1.5, seed=1) == said(temperature=1.5, seed=1)
+    assert len({said(temperature=1.5, seed=seed) for seed in range(4)}) > 1
+    assert said(temperature=2, top_p=1e-9, seed=3) == said()
+
+
+def test_a_conversation_goes_on(door: Inside) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "who is Ann?"},
+        {"role": "assistant", "content": "aa"},
+        {"role": "user", "content": [{"type": "text", "text": QUESTION}]},
+    ]
+    answer = door.client().chat.completions.create(model="refrain", messages=turns, max_tokens=3)
+    assert answer.choices[0].message.content == "aaa"
+    alone = door.client().chat.completions.create(model="refrain", messages=turns[-1:], max_tokens=3)
+    assert answer.usage is not None
+    assert alone.usage is not None
+    assert answer.usage.prompt_tokens > alone.usage.prompt_tokens
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "param"),
+    [
+        ("{", 400, "invalid_json", None),
+        ("{}", 400, "invalid_value", "messages"),
+        ({"messages": []}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "invalid_value", "messages.0.role"),
+        ({"messages": [*ASKED, {"role": "assistant", "content": "x"}]}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "user", "content": "  "}]}, 400, "invalid_value", "messages"),
+        ({"messages": ASKED, "model": "gpt-9"}, 404, "model_not_found", "model"),
+        ({"messages": ASKED, "max_tokens": 401}, 400, "invalid_value", "max_tokens"),
+        ({"messages": ASKED, "max_tokens": 0}, 400, "invalid_value", "max_tokens"),
+        ({"messages": ASKED, "temperature": 3}, 400, "invalid_value", "temperature"),
+        ({"messages": ASKED, "n": 2}, 400, "unsupported_parameter", "n"),
+        ({"messages": ASKED, "tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools"),
+        ({"messages": ASKED, "refrain": {"topk": 1}}, 400, "invalid_value", "refrain.topk"),
+        ({"messages": [{"role": "user", "content": "long " * 9000}]}, 400, "context_length_exceeded", "messages"),
+        ({"messages": [{"role": "user", "content": "x" * (1 << 20)}]}, 413, "request_too_large", None),
+    ],
+)
+def test_what_is_refused_is_told_in_openai_s_shape(
+    door: Inside, body: object, status: int, code: str, param: str | None
+) -> None:
+    data = body if isinstance(body, str) else json.dumps(body)
+    with pytest.raises(openai.APIStatusError) as refused:
+        door.client().post("/chat/completions", cast_to=object, content=data.encode())
+    assert (refused.value.status_code, refused.value.code, refused.value.param) == (status, code, param)
+    assert refused.value.message
+
+
+def test_other_routes(door: Inside) -> None:
+    assert door.request("GET", "/v1/none")[0] == 404
+    status, body = door.request("GET", "/v1/chat/completions")
+    assert (status, body["error"]["type"]) == (405, "invalid_request_error")
+    assert door.request("GET", "/livez") == (200, {"status": "alive"})
+    status, body = door.request("POST", "/v1/adapter", {"adapter": None, "sha256": ""})
+    assert (status, body["error"]["code"]) == (403, "no_swap_token")
+
+
+def test_null_is_absent_and_unknown_fields_are_passed_over(door: Inside) -> None:
+    body = {"messages": ASKED, "max_tokens": 2, "tools": None, "stop": None, "user": "me", "n": 1, "logit_bias": {}}
+    assert door.request("POST", "/v1/chat/completions", body)[0] == 200
+
+
+def test_keys(world: World, tmp_path: Path) -> None:
+    keys, token = tmp_path / "keys", tmp_path / "token"
+    keys.write_text("first # of ann\n\nsecond\n")
+    token.write_text("swap-it\n")
+    with in_process(world, served=world.served("a"), api_keys=keys, token=token) as door:
+        for key in ("first", "second", "swap-it"):
+            assert door.client(key).models.list().data
+        for key in ("third", "first # of ann", "#"):
+            with pytest.raises(openai.AuthenticationError):
+                door.client(key).models.list()
+        assert door.request("GET", "/v1/models")[0] == 401
+        assert door.swap(None, "", "first")[0] == 401
+        assert door.request("GET", "/readyz")[0] == 200
+        assert door.request("GET", "/metrics")[0] == 200
+        keys.write_text("third\n")
+        assert door.client("third").models.list().data
+        with pytest.raises(openai.AuthenticationError):
+            door.client("first").models.list()
+        keys.unlink()
+        with pytest.raises(openai.AuthenticationError):
+            door.client("third").models.list()
+
+
+def test_too_many_at_a_time_are_told_when_to_come_back(world: World) -> None:
+    with in_process(world, served=world.served("a"), limits=Limits(max_active=1, max_waiting=1)) as door:
+        streams = [_long_stream(door) for _ in range(2)]
+        with pytest.raises(openai.RateLimitError) as refused:
+            door.client().chat.completions.create(model="refrain", messages=ASKED)
+        assert refused.value.response.headers["retry-after"] == "2"
+        assert door.metric("refrain_requests_inside") == 2
+        for stream in streams:
+            stream.close()
+        _until(lambda: door.metric("refrain_requests_inside") == 0)
+        assert door.client().chat.completions.create(model="refrain", messages=ASKED, max_tokens=2)
+
+
+def test_who_hangs_up_is_not_answered_on(world: World) -> None:
+    with in_process(world, served=world.served("a")) as door:
+        stream = _long_stream(door)
+        next(iter(stream))
+        stream.close()
+        with pytest.raises(openai.APITimeoutError):
+            impatient = door.client().with_options(timeout=0.4)
+            impatient.chat.completions.create(model="refrain", messages=ASKED, max_tokens=2048)
+        _until(lambda: door.metric("refrain_answers_active") == 0)
+        assert door.metric('refrain_answers_total{reason="length"}') == 0
+        assert door.metric('refrain_tokens_total{kind="completion"}') < 2000
+
+
+def test_no_request_takes_for_ever(world: World) -> None:
+    with in_process(world, served=world.served("a"), limits=Limits(request_seconds=0.5)) as door:
+        with pytest.raises(openai.InternalServerError) as refused:
+            door.client().chat.completions.create(model="refrain", messages=ASKED, max_tokens=2048)
+        assert (refused.value.status_code, refused.value.code) == (504, "timeout")
+        with pytest.raises(openai.APIError, match="too long"):
+            list(_long_stream(door))
+
+
+def _long_stream(door: Inside) -> openai.Stream:
+    return door.client().chat.completions.create(model="refrain", messages=ASKED, max_tokens=2048, stream=True)
+
+
+def _until(holds, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_twenty_streams_go_on_together(door: Inside) -> None:
+    """None waits for another's end: all have begun before the first has ended."""
+    began, ended = [], []
+
+    def read() -> None:
+        for number, _ in enumerate(
+            door.client().chat.completions.create(model="refrain", messages=ASKED, max_tokens=60, stream=True)
+        ):
+            if number == 1:
+                began.append(time.monotonic())
+        ended.append(time.monotonic())
+
+    threads = [threading.Thread(target=read) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(began), len(ended)) == (20, 20)
+    assert max(began) < min(ended)
