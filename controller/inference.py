@@ -18,7 +18,7 @@ _MOST_TOKENS = 16
 
 
 def ask(pod: Json, settings: InferenceSettings) -> Answer:
-    """Ask a pod a question. Never raises: what goes wrong is the answer's problem."""
+    """Ask a pod a question, with the token where there is one: clients' keys are not ours. Never raises."""
     question = {
         "model": "refrain",
         "messages": [{"role": "user", "content": settings.question}],

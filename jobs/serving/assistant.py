@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -55,6 +55,7 @@ class Assistant(AbstractContextManager["Assistant"]):
         self.wanted = wanted
         self.options = StoreOptions.from_environment()
         self.store: Store | None = open_archive(wanted.store_url, self.options) if wanted.store_url else None
+        self._served = parse_served(wanted.served) if wanted.served else None
         self.notes: list[str] = []
         """What a user is told of what was found and what was not."""
         self._max_active = max_active
@@ -215,7 +216,7 @@ class Assistant(AbstractContextManager["Assistant"]):
                 return False
             version = self._load(target)
             self.probe(question, version)
-            self._version = version
+            self._version = replace(version, seq=max(version.seq, self.version.seq))
             return True
 
     def follow(self, question: str) -> bool:
@@ -231,8 +232,8 @@ class Assistant(AbstractContextManager["Assistant"]):
             return self._bare()
         if wanted.adapter is not None:
             return self._of_folder(wanted.adapter, base)
-        if wanted.served:
-            return self._load(parse_served(wanted.served))
+        if self._served is not None:
+            return self._load(self._served)
         newest = in_service(store) if store is not None else None
         if newest is None or not newest.key:
             self.notes.append("no adapter is in service: the bare base model answers")

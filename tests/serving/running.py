@@ -14,18 +14,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import openai
 import urllib3
 import uvicorn
-from serving.world import World
 
 from jobs.serving.app import build
 from jobs.serving.assistant import Assistant
 from jobs.serving.gate import Keys, Limits, SecretFile
 from jobs.serving.service import Service
 from jobs.serving.wanted import Wanted
+
+if TYPE_CHECKING:
+    from serving.world import World
 
 SECONDS = 120
 _pool = urllib3.PoolManager(maxsize=64)
@@ -127,7 +129,7 @@ def process(*arguments: object, env: dict[str, str] | None = None, before: tuple
     reader = threading.Thread(target=lambda: server.told.extend(child.stderr or ()))
     reader.start()
     try:
-        server.url = server.wait_for("listening on ").split("listening on ")[1].strip()
+        server.url = re.findall(r"http://[\w.:\[\]]+", server.wait_for("listening on "))[0]
         yield server
     finally:
         child.kill()

@@ -220,8 +220,8 @@ def test_who_hangs_up_is_not_answered_on(world: World) -> None:
         stream = _long_stream(door)
         next(iter(stream))
         stream.close()
+        impatient = door.client().with_options(timeout=0.4)
         with pytest.raises(openai.APITimeoutError):
-            impatient = door.client().with_options(timeout=0.4)
             impatient.chat.completions.create(model="refrain", messages=ASKED, max_tokens=2048)
         _until(lambda: door.metric("refrain_answers_active") == 0)
         assert door.metric('refrain_answers_total{reason="length"}') == 0
