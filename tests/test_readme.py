@@ -60,9 +60,9 @@ def test_the_commands_of_a_page_do_what_it_says(page, tmp_path):
     for name in ("examples", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     script = tmp_path / "readme.sh"
-    lines = ["set -eu", "exec 2>&1"]
+    lines = ["set -eu", "exec 2>&1", "trap 'kill $(jobs -p) 2> /dev/null || true' EXIT"]
     for number, step in enumerate(found):
-        lines += [f"echo '== {number}'", step.command]
+        lines += [f"printf '\\n== {number}\\n'", step.command]
     script.write_text("\n".join(lines))
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     run = subprocess.run(

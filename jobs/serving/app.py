@@ -174,6 +174,8 @@ class _Door:
         return None
 
     def _let_in(self, visit: _Visit) -> None:
+        if not visit.route.isprintable():  # a route's pattern would overlook a line's end, and we would not
+            raise RequestError("no such route", status=404, code="not_found")
         if visit.route == _SWAPPING:
             self._service.keys.require_operator(visit.authorization)
         elif visit.route not in _OPEN:

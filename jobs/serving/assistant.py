@@ -148,7 +148,7 @@ class Assistant(AbstractContextManager["Assistant"]):
     # ---- answers
 
     def prompt(self, asked: Asked, *, most_tokens: int | None = None) -> Prompt:
-        """Search for sources, and make the prompt of as many as have room. InputError where none has."""
+        """Search for sources, and make the prompt of as many as have room. NoRoomError where the question has none."""
         return self.prompt_of(asked, self.knowledge.search(asked), most_tokens=most_tokens)
 
     def prompt_of(self, asked: Asked, sources: Sequence[Source], *, most_tokens: int | None = None) -> Prompt:

@@ -31,7 +31,7 @@ class Knowledge:
         self._index: Index | None = None
         self.cycle: str | None = None
         """Whose index it is; None with plain files, and where there is none."""
-        self._open(self._newest())
+        self._use(self._newest(), is_tried=False)
 
     @property
     def is_there(self) -> bool:
@@ -61,13 +61,13 @@ class Knowledge:
         return [(hit, index.passage(hit.passage_id)) for hit in hits]
 
     def refresh(self) -> bool:
-        """Read the newest index, and whether it is another one. Searches go on in the old one meanwhile."""
+        """Read the newest index, and whether it is another one. Searches go on in the old one until it has answered."""
         if self._store is None or self._wanted.cycle is not None:
             return False
         newest = self._newest()
         if newest is None or newest == self.cycle:
             return False
-        self._open(newest)
+        self._use(newest, is_tried=True)
         return True
 
     def _newest(self) -> str | None:
@@ -75,7 +75,7 @@ class Knowledge:
             return None
         return self._wanted.cycle or newest_indexed_cycle(self._store)
 
-    def _open(self, cycle: str | None) -> None:
+    def _use(self, cycle: str | None, *, is_tried: bool) -> None:
         from jobs.ml.vector_index import Index
 
         path = self._index_json(cycle)
@@ -83,6 +83,8 @@ class Knowledge:
             return
         wanted = self._wanted
         index = Index.open(path, self._store, embedding_model=wanted.embedding_model, device=wanted.device)
+        if is_tried:
+            index.search([Query("mail")], k=1)  # its embedding model is loaded by that, and each ranking made
         self._index, self.cycle = index, cycle
 
     def _index_json(self, cycle: str | None) -> Path | None:

@@ -59,6 +59,10 @@ class Prompt:
     """What was left out."""
 
 
+class NoRoomError(InputError):
+    """A question that is longer than the model reads."""
+
+
 class _Encoder(Protocol):
     def prompt(self, subject: str, messages: Sequence[Mail], sender: str, date: str) -> list[int]:
         """See `jobs.ml.encoding.Encoder`."""
@@ -68,7 +72,7 @@ class _Encoder(Protocol):
 def fit_prompt(encoder: _Encoder, asked: Asked, sources: Sequence[Source], limit: int | None) -> Prompt:
     """As many of the sources, the best first, as there is room for; then less and less of the conversation.
 
-    InputError where not even the question has room.
+    NoRoomError where not even the question has room.
     """
     tries = [(number, asked) for number in range(len(sources), -1, -1)]
     tries += [(0, replace(asked, history=asked.history[gone:])) for gone in range(1, len(asked.history) + 1)]
@@ -76,7 +80,7 @@ def fit_prompt(encoder: _Encoder, asked: Asked, sources: Sequence[Source], limit
         ids = encoder.prompt(*prompt_parts(one, sources[:number]))
         if limit is None or len(ids) <= limit:
             return Prompt(ids, list(sources[:number]), list(_left_out(asked, one, number, len(sources))))
-    raise InputError(f"the question has {len(ids)} tokens as a prompt; there is room for {limit}", hint="ask for less")
+    raise NoRoomError(f"the question has {len(ids)} tokens as a prompt; there is room for {limit}", hint="ask for less")
 
 
 def _left_out(asked: Asked, one: Asked, number: int, num_sources: int) -> Sequence[str]:

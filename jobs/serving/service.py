@@ -12,7 +12,7 @@ from jobs.serving.api import RequestError
 from jobs.serving.assistant import Assistant, Version
 from jobs.serving.gate import Gate, Keys, Limits
 from jobs.serving.metrics import Metrics
-from jobs.serving.prompting import Asked, Prompt
+from jobs.serving.prompting import Asked, NoRoomError, Prompt
 from jobs.serving.wanted import InStore
 
 logger = logging.getLogger("refrain.serve")
@@ -92,8 +92,11 @@ class Service:
         work = self._searches.submit(self._prompt, asked)
         try:
             return await asyncio.wrap_future(work)
-        except InputError as error:
+        except NoRoomError as error:
             raise RequestError(error.what, code="context_length_exceeded", param="messages") from error
+        except RefrainError as error:
+            logger.error("a search failed: %s", error)
+            raise RequestError("the search for mail failed", status=500, code="search_failed") from error
 
     def _prompt(self, asked: Asked) -> Prompt:
         with self.metrics.search.time():

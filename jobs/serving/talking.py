@@ -78,10 +78,13 @@ class LocalTalk(_Said):
 
     def __enter__(self) -> Self:
         assistant = self._assistant.__enter__()
-        knowledge = assistant.open_knowledge()
-        if assistant.open_model() is None:
+        try:
+            knowledge = assistant.open_knowledge()
+            if assistant.open_model() is None:
+                raise InputError("there is no base model to talk with", hint="name it: --base")
+        except BaseException:
             assistant.__exit__()
-            raise InputError("there is no base model to talk with", hint="name it: --base")
+            raise
         self.notes = knowledge.notes + assistant.notes
         return self
 

@@ -130,6 +130,9 @@ def test_what_cannot_be_loaded_changes_nothing(door: Inside, world: World) -> No
         return status, body["error"]["code"]
 
     assert refused(world.key("b"), world.digests["b"], "guess") == (401, "invalid_token")
+    body = {"adapter": None, "sha256": ""}
+    for path in ("/v1/adapter%0A", "/v1/adapter/", "//v1/adapter"):
+        assert door.request("POST", path, body)[0] in (404, 307), path
     assert refused("cycles/no/train/checkpoints/step_1", "0" * 64) == (404, "adapter_not_found")
     assert refused(world.key("b"), "0" * 64) == (409, "adapter_damaged")
     assert refused(None, "0" * 64) == (422, "unfit")
