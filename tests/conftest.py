@@ -31,6 +31,16 @@ pytest_plugins = [
 ]
 pytest_plugins += ["cluster.control_plane", "cluster.kubelet", "cluster.api_proxy"]
 
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Figures that tests have recorded as `told`, wherever they ran: they are wanted, though nothing went wrong."""
+    reports = (report for kind in ("passed", "failed") for report in terminalreporter.stats.get(kind, []))
+    lines = [text for report in reports for name, text in report.user_properties if name == "told"]
+    if lines:
+        terminalreporter.section("told by tests")
+        terminalreporter.write("".join(f"{line}\n" for line in sorted(lines)))
+
+
 CORPORA = Path(__file__).resolve().parents[2] / "shared" / "corpora"
 
 

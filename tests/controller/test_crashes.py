@@ -6,26 +6,20 @@ after the other; the writes are told apart by what they say, so that one which i
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import re
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import children
 import pytest
 from cluster.api import Object, wait_for
-from cluster.api_harms import kill_after, kill_before
-from cluster.api_proxy import ApiAnswer, ApiProxy, ApiRequest, api_proxied
+from cluster.api_proxy import ApiProxy, api_proxied
 from cluster.kubelet import Play
 from controller_process import ACCOUNT, Operator, failing, operator, played, stage_of
 from controller_world import KEPT, RESULTS
 from inference_pods import Serving, deployment, settings_of
+from undead import Reaper, Undead
 
 from jobs.contracts.errors import InputError
 
@@ -34,72 +28,6 @@ if TYPE_CHECKING:
     from cluster.kubelet import Kubelet
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
-
-
-def _serve(arguments: list[str], log: str, kubeconfig: str) -> None:
-    """The controller, in a process that has been forked."""
-    from controller.command import command
-
-    os.environ["KUBECONFIG"] = kubeconfig
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    command.main(args=arguments, standalone_mode=False)
-
-
-@dataclass
-class Undead(Operator):
-    """A controller that is started again whenever it dies."""
-
-    num_starts: int = 0
-    _over: threading.Event = field(default_factory=threading.Event)
-    _keeper: threading.Thread | None = None
-    _child: Any = None
-    on_start: Callable[[int], object] = lambda _pid: None
-
-    def keep(self) -> None:
-        self._keeper = threading.Thread(target=self._keep, daemon=True)
-        self._keeper.start()
-
-    def _keep(self) -> None:
-        while not self._over.is_set():
-            arguments = self.arguments()
-            self._child = children.begun(_serve, arguments, str(self.folder / "controller.log"), str(self.kubeconfig))
-            self.num_starts += 1
-            self.on_start(self._child.pid)
-            while self._child.is_alive() and not self._over.wait(0.02):
-                pass
-        self._child.kill()
-        self._child.join()
-
-    def kill(self) -> None:
-        self._over.set()
-        if self._keeper is not None:
-            self._keeper.join()
-
-
-class Reaper:
-    """Kills at each write that was not harmed in both ways yet."""
-
-    def __init__(self) -> None:
-        self.harmed: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, proxy: ApiProxy, request: ApiRequest) -> ApiAnswer | None:
-        key = f"{request} {_told(request.body)}"
-        with self._lock:
-            count = self.harmed[key] = self.harmed.get(key, 0) + 1
-        if count > 2:
-            return proxy.forward(request)
-        return (kill_before if count == 1 else kill_after)(proxy, request)
-
-
-_CHANGING = re.compile(r'"(resourceVersion|startedAt|completedAt|lastTransitionTime|jobUid)": ?"[^"]*",?')
-
-
-def _told(body: bytes) -> str:
-    """What a write says, but for times and versions."""
-    return hashlib.sha256(_CHANGING.sub("", json.dumps(json.loads(body or b"{}"), sort_keys=True)).encode()).hexdigest()
 
 
 def happy(made: Operator, kubelet: Kubelet) -> None:
@@ -158,14 +86,14 @@ def test_killed_at_every_write(
     new_namespace: Callable[[], str],
     tmp_path: Path,
     scenario: str,
+    record_property: Callable[[str, object], None],
 ) -> None:
     undisturbed = _play(control_plane, kubelet, proxy, new_namespace(), tmp_path / "undisturbed", scenario, None)
     num_writes = len(proxy.writes)
     reaper = Reaper()
     disturbed = _play(control_plane, kubelet, proxy, new_namespace(), tmp_path / "disturbed", scenario, reaper)
-    kills = sum(min(count, 2) for count in reaper.harmed.values())
-    print(f"\n{scenario}: {num_writes} writes undisturbed; killed {kills} times at {len(reaper.harmed)} writes")  # noqa: T201
-    assert kills >= 2 * num_writes * 0.8, "hardly any write was harmed"
+    record_property("told", f"crashes: {scenario:<9} {num_writes:>3} writes undisturbed; {reaper}")
+    assert reaper.num_kills >= 2 * num_writes * 0.8, "hardly any write was harmed"
     assert disturbed == undisturbed
 
 
