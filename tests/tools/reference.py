@@ -16,7 +16,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from controller import metrics as controller_metrics
 from controller.crd import custom_resource_definition
-from controller.serving import INFERENCE_RIGHTS, RIGHTS
+from controller.serving import INFERENCE_RIGHTS, RIGHTS, TRAIN_JOB_RIGHTS
 from jobs.contracts.artifacts import ARTIFACTS, artifact_key, marker_key
 from jobs.contracts.stages import STAGES, Stage, writer
 from jobs.ml.training.progress import METRICS as TRAIN_METRICS
@@ -27,6 +27,7 @@ Schema = dict[str, Any]
 _RIGHTS = {
     "controller": RIGHTS,
     "controller, where inference is enabled": INFERENCE_RIGHTS,
+    "controller, where training is handed over": TRAIN_JOB_RIGHTS,
     "schedule": (("refrain.dev", "retraincycles", ("create",)),),
 }
 _KINDS = {Counter: "counter", Gauge: "gauge", Histogram: "histogram"}
