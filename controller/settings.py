@@ -31,7 +31,7 @@ class SettingsModel(BaseModel):
 class Images(SettingsModel):
     """Images of the stages."""
 
-    light: str = "refrain-jobs-light"
+    light: str = "refrain-controller"
     """For stages without a model."""
     heavy: str = "refrain-jobs"
     """For those that need torch."""
