@@ -69,8 +69,16 @@ experiments: $(READY)  ## planted secrets, and weekly cycles over real mail besi
 node: e2e-servers  ## a shell on a Kubernetes node of its own, which ends with it; CMD='kubectl get pods' in place of a shell
 	PYTHONPATH=tests $(BIN)/python -m node $(addprefix --load ,$(wildcard build/images/*.tar)) run $(or $(CMD),bash)
 
-e2e: e2e-servers  ## the whole product on a real node, with real images; needs root on Linux, or KUBECONFIG
-	$(BIN)/pytest -n0 -m e2e tests/node tests/images
+# On this machine's own node, with images built here; or on the cluster that KUBECONFIG names, which pulls them from REGISTRY.
+e2e: e2e-servers  ## the whole product on a real node, with real images; needs root on Linux, or KUBECONFIG and REGISTRY
+ifdef KUBECONFIG
+	$(BIN)/pytest -n0 -m e2e $(E2E) tests/e2e
+else
+	$(BIN)/pytest -n0 -m e2e $(E2E) tests/node tests/images
+	sh tests/e2e/images.sh build/images
+	PYTHONPATH=tests $(BIN)/python -m node $(addprefix --load build/images/refrain-,controller.tar jobs.tar minio.tar) run \
+	  $(BIN)/pytest -n0 -m e2e $(E2E) tests/e2e
+endif
 
 requirements: | $(BIN)/uv  ## resolve pyproject.toml into requirements.txt again
 	UV_CUSTOM_COMPILE_COMMAND='make requirements' $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \

@@ -104,6 +104,8 @@ def _make_cgroups() -> None:
         if root.name == "cpuset":  # in the first version these are not inherited
             for name in ("cpuset.cpus", "cpuset.mems"):
                 (root / CGROUP / name).write_text((root / name).read_text())
+        if root.name == "cpu":  # as much as kubelet gives its pods together; else they are worth one process
+            (root / CGROUP / "cpu.shares").write_text(str(1024 * (os.cpu_count() or 1)))
 
 
 def _remove_cgroups() -> None:
