@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 import urllib.request
+from base64 import b64decode
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import yaml
+from botocore.exceptions import BotoCoreError
 from cluster.api import wait_for
 
 from e2e import kube
@@ -62,14 +67,30 @@ class Release:
 
     def upload(self, *places: tuple[Path, str]) -> None:
         """Files and folders into the store, by `refrain upload`."""
-        secret = kube.get("secret", "refrain-store", self.namespace)["data"]
-        from base64 import b64decode
-
-        keys = {name: b64decode(value).decode() for name, value in secret.items()}
-        with kube.forwarded("refrain-store", 9000, self.namespace) as address:
+        with self.store() as (address, keys):
             for path, url in places:
                 command = [str(Path(sys.executable).with_name("refrain")), "upload", str(path), url]
                 subprocess.run(command, env=os.environ | keys | {"AWS_ENDPOINT_URL_S3": address}, check=True)
+
+    @contextlib.contextmanager
+    def store(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """The store's address on this machine, and its credentials as variables."""
+        secret = kube.get("secret", "refrain-store", self.namespace)["data"]
+        keys = {name: b64decode(value).decode() for name, value in secret.items()}
+        with kube.forwarded("refrain-store", 9000, self.namespace) as address:
+            yield address, keys
+
+    def num_checkpoints(self, archive: str) -> int:
+        """How many complete ones the cycle of the archive's name has by now; -1 where the store does not answer."""
+        try:
+            with self.store() as (address, keys):
+                options = {"aws_access_key_id": keys["AWS_ACCESS_KEY_ID"], "region_name": "us-east-1"}
+                secret = keys["AWS_SECRET_ACCESS_KEY"]
+                s3 = boto3.client("s3", endpoint_url=address, aws_secret_access_key=secret, **options)
+                found = s3.list_objects_v2(Bucket="refrain", Prefix=f"{archive}/cycles/{archive}/train/checkpoints/")
+        except (AssertionError, BotoCoreError):
+            return -1
+        return sum(one["Key"].endswith("/_COMPLETE.json") for one in found.get("Contents", []))
 
     # ---- cycles
 
