@@ -74,8 +74,8 @@ e2e: e2e-servers  ## the whole product on a real node, with real images; needs r
 ifdef KUBECONFIG
 	$(BIN)/pytest -n0 -m e2e $(E2E) tests/e2e
 else
-	$(BIN)/pytest -n0 -m e2e $(E2E) tests/node tests/images
 	sh tests/e2e/images.sh build/images
+	$(BIN)/pytest -n0 -m e2e $(E2E) tests/node tests/images
 	PYTHONPATH=tests $(BIN)/python -m node $(addprefix --load build/images/refrain-,controller.tar jobs.tar minio.tar) run \
 	  $(BIN)/pytest -n0 -m e2e $(E2E) tests/e2e
 endif

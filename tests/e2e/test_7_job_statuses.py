@@ -97,7 +97,8 @@ def outcome(kubectl: Kubectl, namespace: str, scenario: str) -> dict[str, Any]:
         time.sleep(1)  # until the program hears signals
         harm(kubectl, namespace, pod["metadata"]["name"])
     if harm is evict:  # it is replaced, at no cost
-        wait(lambda: [one for one in pods(kubectl, namespace) if running_state(one)][1:] or moved(kubectl, namespace))
+        evicted = pod["metadata"]["name"]
+        wait(lambda: (running(kubectl, namespace) or pod)["metadata"]["name"] != evicted)
         suspend(kubectl, namespace, "")
     wait(lambda: settled(kubectl, namespace))
     found = json.loads(kubectl("get", "job", "scenario", "--namespace", namespace, "--output=json"))["status"]
@@ -118,12 +119,6 @@ def running_state(pod: Object) -> bool:
 
 def running(kubectl: Kubectl, namespace: str) -> Object | None:
     return next((pod for pod in pods(kubectl, namespace) if running_state(pod)), None)
-
-
-def moved(kubectl: Kubectl, namespace: str) -> bool:
-    """Whether a pod was replaced: one that failed, or a younger one that runs."""
-    found = pods(kubectl, namespace)
-    return len(found) == 2 and running_state(found[1])
 
 
 def settled(kubectl: Kubectl, namespace: str) -> bool:
