@@ -15,11 +15,13 @@ from jobs.contracts.errors import MissingInputError, UsageError
 from jobs.contracts.records import Reject
 from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.files import decompressing
-from jobs.items import COMPLETE
 from jobs.mail.mbox import RawMail
 from jobs.sources.folders import MailFile
 from jobs.sources.options import ReadOptions
 from jobs.sources.parts import Batch, batches, read_stream
+
+_NO_MAIL = "_COMPLETE.json"
+"""What `refrain upload` puts beside a folder's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class ObjectSource:
         for key in store.list(prefix):
             found = True
             name = key.removeprefix(prefix)
-            if name.rpartition("/")[2] == COMPLETE:  # what `refrain upload` puts beside a folder's files
+            if name.rpartition("/")[2] == _NO_MAIL:
                 continue
             yield from self._read(store, key, MailFile(Path(name), name, name.rpartition("/")[0] or None), options)
         if not found:
