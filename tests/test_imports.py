@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "jobs.processes": {"jobs.contracts"},
     "jobs.progress": set(),
     "jobs.mail": {"jobs.mail", "jobs.contracts"},
-    "jobs.sources": {"jobs.sources", "jobs.mail", "jobs.items", "jobs.contracts", "jobs.files", "jobs.processes"},
+    "jobs.sources": {"jobs.sources", "jobs.mail", "jobs.contracts", "jobs.files", "jobs.processes"},
     "jobs.intake": {
         "jobs.intake",
         "jobs.mail",
