@@ -80,17 +80,28 @@ class Release:
         with kube.forwarded("refrain-store", 9000, self.namespace) as address:
             yield address, keys
 
+    @contextlib.contextmanager
+    def s3(self) -> Iterator[Any]:
+        """A client of the store."""
+        with self.store() as (address, keys):
+            secret = keys["AWS_SECRET_ACCESS_KEY"]
+            options = {"aws_access_key_id": keys["AWS_ACCESS_KEY_ID"], "region_name": "us-east-1"}
+            yield boto3.client("s3", endpoint_url=address, aws_secret_access_key=secret, **options)
+
     def num_checkpoints(self, archive: str) -> int:
         """How many complete ones the cycle of the archive's name has by now; -1 where the store does not answer."""
+        prefix = f"{archive}/cycles/{archive}/train/checkpoints/"
         try:
-            with self.store() as (address, keys):
-                options = {"aws_access_key_id": keys["AWS_ACCESS_KEY_ID"], "region_name": "us-east-1"}
-                secret = keys["AWS_SECRET_ACCESS_KEY"]
-                s3 = boto3.client("s3", endpoint_url=address, aws_secret_access_key=secret, **options)
-                found = s3.list_objects_v2(Bucket="refrain", Prefix=f"{archive}/cycles/{archive}/train/checkpoints/")
+            with self.s3() as s3:
+                found = s3.list_objects_v2(Bucket="refrain", Prefix=prefix).get("Contents", [])
         except (AssertionError, BotoCoreError):
             return -1
-        return sum(one["Key"].endswith("/_COMPLETE.json") for one in found.get("Contents", []))
+        return sum(one["Key"].endswith("/_COMPLETE.json") for one in found)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Overwrite an object."""
+        with self.s3() as s3:
+            s3.put_object(Bucket="refrain", Key=key, Body=data)
 
     # ---- cycles
 
