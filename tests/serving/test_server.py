@@ -17,6 +17,7 @@ from serving.world import QUESTION, World
 ASKED = [{"role": "user", "content": QUESTION}]
 
 
+@pytest.mark.slow
 def test_the_record_is_served_and_told_to_stop_nothing_is_dropped(world: World) -> None:
     """Not ready at once; new requests are taken while it drains; streams under way end; exit code 0."""
     world.record("b")
@@ -53,6 +54,7 @@ def test_the_record_is_served_and_told_to_stop_nothing_is_dropped(world: World) 
         assert server.process.wait(SECONDS) == 0
 
 
+@pytest.mark.slow
 def test_as_process_1_and_cut_off_by_the_grace(world: World) -> None:
     """In a PID namespace of its own, as in a container; an answer that takes longer than the grace is cut off."""
     isolated = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")

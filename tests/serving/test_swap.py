@@ -66,6 +66,7 @@ def reading(door: Door, number: int, num_tokens: int) -> tuple[list[Reader], lis
     return readers, threads
 
 
+@pytest.mark.slow
 def test_twenty_streams_end_as_they_began(door: Inside, world: World) -> None:
     """None dropped, none mixed; those that begin after the swap are of the new adapter alone."""
     before, threads = reading(door, 20, 250)
@@ -181,6 +182,7 @@ def test_a_pod_that_was_told_what_to_serve_follows_no_record(world: World) -> No
         assert door.request("GET", "/readyz")[1] == {"status": "ready", "adapter": "", "model": "base"}
 
 
+@pytest.mark.slow
 def test_the_controller_asks_and_swaps(world: World, token: Path, tmp_path: Path) -> None:
     """`controller/inference.py` and a real `refrain serve`, which lets clients in by their keys alone."""
     keys = tmp_path / "keys"
