@@ -34,7 +34,8 @@ MAY_NOT = (
 def two(new_release: Callable[..., Release]) -> tuple[Release, Release]:
     """Two releases; the second works in the store and on the archive of the first."""
     one = new_release("rights", inference={"enabled": False})
-    other = new_release("rights-too", inference={"enabled": False}, schedule={"enabled": False})
+    quick = {"resyncSeconds": 15}  # the controller reads its settings as often
+    other = new_release("rights-too", inference={"enabled": False}, schedule={"enabled": False}, controller=quick)
     return one, other
 
 
