@@ -93,6 +93,13 @@ def require_unclaimed(store: Store, *, take_over: bool = False) -> None:
         store.delete(key)
 
 
+def require_own(store: Store, owner: str) -> None:
+    """ConfigError where another owner has claimed the archive; nothing is written."""
+    newest = _newest(store)
+    if newest is not None and newest.owner not in ("", owner):
+        raise _taken(store, newest)
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a run, or an owner of single stages, says of itself in a store."""

@@ -18,7 +18,7 @@ from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.contracts.words import counted
 from jobs.local.cautions import older_windows
 from jobs.local.configs import Machine, ignored_fields
-from jobs.local.owner import claimed, owned, require_unclaimed
+from jobs.local.owner import claimed, owned, require_own, require_unclaimed
 from jobs.local.places import USES_BASE, reach, require_base
 from jobs.local.retention import clean_up
 from jobs.local.running import CycleRun, Done
@@ -79,6 +79,8 @@ class Session:
         what the stage raises, and `claimed`.
         """
         if (status := self._finished_before()) is not None:
+            if self.owner and not take_over:  # a cycle of that name which ended there is not theirs
+                require_own(open_store(self.url, self._options, read_only=True), self.owner)
             self.result = self._finished_result(step)
             return status
         if step.stage in USES_BASE and not isinstance(self.share, Gathering):

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from local.cycles import cycle_of, workplace
 
-from jobs.contracts.artifacts import owner_key
+from jobs.contracts.artifacts import finished_key, owner_key
 from jobs.contracts.cycle import RetrainCycle
 from jobs.contracts.errors import ConfigError, RefrainError, TransientError
 from jobs.contracts.progression import Step
@@ -145,3 +145,13 @@ def test_stages_of_a_cycle(url: str, tmp_path: Path) -> None:
     other = session(cycle, url, "cluster/other")
     other.run_only(Step("window"), take_over=True)
     assert [one["owner"] for one in claims(url)] == ["cluster/other"]
+
+
+def test_a_cycle_of_theirs_that_has_ended_is_not_passed_off_as_ours(tmp_path: Path, url: str) -> None:
+    claim(url)
+    open_store(url).put(finished_key("w1"), b'{"state": "Skipped", "stages": [], "message": ""}')
+    cycle = cycle_of(workplace(tmp_path), store={"url": url})
+    with pytest.raises(ConfigError, match="belongs to cluster/mail"):
+        Session(cycle, url, lambda _line: None, owner="cluster/other").run_only(Step("parse"))
+    Session(cycle, url, lambda _line: None, owner=OURS).run_only(Step("parse"))
+    Session(cycle, url, lambda _line: None, owner="cluster/other").run_only(Step("parse"), take_over=True)
