@@ -30,6 +30,8 @@ while True:
         print("failed", repr(error).replace(" ", "_"), flush=True)
     time.sleep(max(0, 0.2 - (time.monotonic() - began)))
 """
+MOST_OF_BOTH = 25
+"""Answers, five a second, of the time in which two pods serve."""
 
 
 @contextmanager
@@ -66,7 +68,7 @@ def release(new_release: Callable[..., Release]) -> Release:
 
 
 def test_the_schedule_promotes_while_a_client_asks(release: Release, small: Path) -> None:
-    """Cycles of each minute wait for each other; the client sees the old adapter, then the new one, and no error."""
+    """Cycles of each minute wait for each other; the client goes from the old adapter to the new, and sees no error."""
     old = release.served()
     release.upload((small / "2.mbox", "s3://refrain/new/2.mbox"))
     with client(release) as seen:
@@ -79,7 +81,10 @@ def test_the_schedule_promotes_while_a_client_asks(release: Release, small: Path
     assert queued
     promoted = [one for one in kube.items("retraincycles", release.namespace) if state_of(one) == "Promoted"]
     new = promoted[-1]["status"]["candidate"]["sha256"]
-    assert [word for word, _ in groupby(words)] == [old, new]
+    assert set(words) == {old, new}
+    # While the new pod is ready and the Service knows the old one, both answer, for seconds; nothing goes back later.
+    both = words[words.index(new) : len(words) - words[::-1].index(old)]
+    assert len(both) <= MOST_OF_BOTH, [word[:8] for word, _ in groupby(words)]
     assert len(words) > 50
     running = [one["status"]["startedAt"] for one in kube.items("retraincycles", release.namespace)]
     assert running == sorted(running)
@@ -128,7 +133,10 @@ def test_an_adapter_that_does_not_get_ready_is_taken_back(release: Release) -> N
 
 
 def test_an_adapter_that_is_ready_but_fails_the_question_is_taken_back(release: Release) -> None:
-    """The controller's question is longer than what the model reads, which the pods' own is not."""
+    """The controller's question is longer than what the model reads, which the pods' own is not.
+
+    Where both ask the same, as the chart has it, such a pod does not get ready, and nobody sees its answers.
+    """
     settings = kube.get("configmap", "refrain-controller", release.namespace)["data"]
     (name,) = settings
     long = settings[name].replace("Who are you, and what are you working on?", "Why? " * 20_000)
@@ -141,6 +149,7 @@ def test_an_adapter_that_is_ready_but_fails_the_question_is_taken_back(release: 
             release.create("unanswered", sources=[{"mbox": "s3://refrain/incoming/4.mbox"}], promotion=promotion)
             ended = release.wait("unanswered", "NotPromoted")
             release.wait_inference()
+            time.sleep(15)
             words = seen()
     finally:
         put_settings(release, settings)
