@@ -9,12 +9,14 @@ import orjson
 import urllib3
 
 from controller.objects import Json
-from controller.observed import Answer
+from controller.observed import Answer, Swapped
 from controller.settings import InferenceSettings
 
 _TIMEOUT = urllib3.Timeout(connect=3, read=60)
 _pool = urllib3.PoolManager(num_pools=16)
 _MOST_TOKENS = 16
+_COME_BACK = (401, 403, 408, 425, 429)
+"""Refusals that may end by themselves, as those from 500 on: a changed token takes a while to get everywhere."""
 
 
 def ask(pod: Json, settings: InferenceSettings) -> Answer:
@@ -34,18 +36,38 @@ def ask(pod: Json, settings: InferenceSettings) -> Answer:
     return Answer(adapter, text, "")
 
 
-def swap(pod: Json, adapter: str, settings: InferenceSettings) -> str:
-    """Tell a pod to load an adapter, `key@digest`; empty where it has, else why not."""
+class _RefusedError(ValueError):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, words: str) -> None:
+        super().__init__(f"HTTP {status}: {words}")
+        self.status = status
+
+
+def swap(pod: Json, adapter: str, settings: InferenceSettings) -> Swapped:
+    """Tell a pod to load an adapter, `key@digest`. Never raises."""
     key, _, digest = adapter.rpartition("@")
     try:
         _post(pod, settings, "/v1/adapter", {"adapter": key or None, "sha256": digest}, _token(settings.token_file))
+    except _RefusedError as error:
+        return Swapped(str(error), is_final=400 <= error.status < 500 and error.status not in _COME_BACK)
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return Swapped(f"{type(error).__name__}: {error}")
+    return Swapped()
 
 
 def _token(path: Path | None) -> dict[str, str]:
-    return {"Authorization": f"Bearer {path.read_text().strip()}"} if path else {}
+    """The first of the file's tokens, as the server reads them: one a line, `#` begins a comment.
+
+    ValueError where there is none. What is raised gets into the cycle's status, and must not hold it.
+    """
+    if path is None:
+        return {}
+    lines = (line.strip() for line in path.read_text().splitlines())
+    token = next((line for line in lines if line and not line.startswith("#")), "")
+    if not token or not token.isascii() or not token.isprintable():
+        raise ValueError(f"{path} holds no token that a header can hold")
+    return {"Authorization": f"Bearer {token}"}
 
 
 def _post(pod: Json, settings: InferenceSettings, path: str, body: Json, headers: dict[str, str] | None = None) -> Any:
@@ -60,5 +82,5 @@ def _post(pod: Json, settings: InferenceSettings, path: str, body: Json, headers
         retries=False,
     )
     if answer.status != 200:
-        raise ValueError(f"HTTP {answer.status}: {answer.data[:200].decode(errors='replace')}")
+        raise _RefusedError(answer.status, answer.data[:200].decode(errors="replace"))
     return orjson.loads(answer.data)

@@ -28,7 +28,7 @@ from controller.objects import (
     uid,
     written,
 )
-from controller.observed import Answer, Inference, Observed, Refusal
+from controller.observed import Answer, Inference, Observed, Refusal, Swapped
 from controller.settings import PROGRESS_PORT, Settings
 from jobs.contracts.cycle.status import Progress
 
@@ -40,7 +40,7 @@ class Memory:
     """What has been heard and cannot be read again from the API server. Losing it costs asking once more."""
 
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
-    swaps: dict[tuple[str, str], str] = field(default_factory=dict)
+    swaps: dict[tuple[str, str], Swapped] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     progress_at: dict[str, float] = field(default_factory=dict)
     """When a Job's pod was asked for its progress last, by the monotonic clock."""

@@ -34,6 +34,16 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Swapped:
+    """What came of telling a pod to load an adapter."""
+
+    problem: str = ""
+    """Why it has not; empty where it has."""
+    is_final: bool = False
+    """Whether it would refuse again: it does not know the adapter, or cannot use it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Inference:
     """The inference Deployment and its pods."""
 
@@ -43,8 +53,8 @@ class Inference:
     """Whether pods are told to load another adapter, instead of being replaced."""
     answers: Mapping[tuple[str, str], Answer] = field(default_factory=dict)
     """By pod uid and the adapter that was expected."""
-    swaps: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """By pod uid and adapter: empty where the pod has loaded it, else why not."""
+    swaps: Mapping[tuple[str, str], Swapped] = field(default_factory=dict)
+    """By pod uid and adapter."""
 
     @property
     def adapter(self) -> str:

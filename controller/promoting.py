@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from controller.actions import Ask, Forget, SetAdapter, Swap
 from controller.objects import after, condition, is_deleting, is_false, is_ready, name, uid
-from controller.observed import Inference, Refusal, refusal_key
+from controller.observed import Inference, Refusal, Swapped, refusal_key
 from controller.status import shortened
 from jobs.contracts.cycle.status import Promotion
 
@@ -278,20 +278,21 @@ def _why_not_ready(p: Planning, inference: Inference, pods: list[Any], adapter: 
 
 
 def _swap(p: Planning, inference: Inference, promotion: Promotion) -> None:
-    """Every pod is told to load the adapter, then asked."""
+    """Every pod is told to load the adapter, then asked. A busy one is told again until the time is up."""
     p.set(promotion=promotion)
     if inference.marker != _marker(p, promotion):
         if not _is_refused_too_long(p, inference, promotion):
             _set(p, inference, "", _marker(p, promotion))
         return
     pods = [pod for pod in inference.pods if is_ready(pod)]
-    told = [pod for pod in pods if (uid(pod), promotion.adapter) in inference.swaps]
-    for pod in told:
-        if problem := inference.swaps[uid(pod), promotion.adapter]:
-            _take_back(p, promotion, "NotLoaded", f"{name(pod)}: {problem}")
+    said = {uid(pod): inference.swaps.get((uid(pod), promotion.adapter)) for pod in pods}
+    for pod in pods:
+        one = said[uid(pod)]
+        if one is not None and one.problem and (one.is_final or _is_late(p, promotion)):
+            _take_back(p, promotion, "NotLoaded", f"{name(pod)}: {one.problem}")
             return
-    if len(told) < len(pods):
-        p.actions += [Swap(pod, promotion.adapter) for pod in pods if pod not in told]
+    if left := [pod for pod in pods if (one := said[uid(pod)]) is None or one.problem]:
+        p.actions += [Swap(pod, promotion.adapter) for pod in left]
         _wait_on(p, inference, promotion)
     else:
         _judge(p, inference, promotion, list(inference.pods), pods, is_there=True)
@@ -343,7 +344,7 @@ def _restore(p: Planning, inference: Inference, promotion: Promotion) -> None:
         p.wake(after(p.now_written, _POLL_SECONDS))
         if not left:
             _withhold(p, promotion, promotion.reason, promotion.message)
-        elif problem := next(filter(None, (inference.swaps.get((uid(pod), promotion.former)) for pod in left)), ""):
+        elif problem := next((one.problem for one in _said(inference, left, promotion.former) if one.problem), ""):
             message = f"{promotion.message}; the former adapter is not loaded: {problem}; a pod that is deleted has it"
             p.progressing("True", promotion.reason, message)
     elif inference.adapter == promotion.adapter:
@@ -354,7 +355,12 @@ def _restore(p: Planning, inference: Inference, promotion: Promotion) -> None:
 
 def not_swapped_back(inference: Inference, former: str) -> list[Any]:
     """The ready pods that have yet to load what was served before."""
-    return [pod for pod in inference.pods if is_ready(pod) and inference.swaps.get((uid(pod), former)) != ""]
+    return [pod for pod in inference.pods if is_ready(pod) and inference.swaps.get((uid(pod), former)) != Swapped()]
+
+
+def _said(inference: Inference, pods: list[Any], adapter: str) -> list[Swapped]:
+    """What pods said that were told to load an adapter."""
+    return [one for pod in pods if (one := inference.swaps.get((uid(pod), adapter)))]
 
 
 def _withhold(p: Planning, promotion: Promotion, reason: str, message: str) -> None:

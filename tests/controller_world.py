@@ -29,7 +29,7 @@ from controller.actions import (
 from controller.apply import status_document
 from controller.cycles import Cycle, read_cycle
 from controller.objects import ADAPTER, PROMOTION, SPEC_HASH, written
-from controller.observed import Answer, Inference, Observed, Refusal, refusal_key
+from controller.observed import Answer, Inference, Observed, Refusal, Swapped, refusal_key
 from controller.plan import heal, plan
 from controller.settings import Settings
 from jobs.contracts.termination import encode_error, encode_result
@@ -92,7 +92,7 @@ class World:
     deployment: Json | None = None
     inference_pods: list[Json] = field(default_factory=list)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
-    swaps: dict[tuple[str, str], str] = field(default_factory=dict)
+    swaps: dict[tuple[str, str], Swapped] = field(default_factory=dict)
     says: dict[tuple[str, str], Answer] = field(default_factory=dict)
     """By inference pod and expected adapter: what it answers, where that is not what it serves."""
     refuses: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -241,7 +241,7 @@ class World:
                 problem = self.refuses.get((uid, action.adapter), "")
                 if not problem:
                     self.loaded[uid] = action.adapter
-                self.swaps[uid, action.adapter] = problem
+                self.swaps[uid, action.adapter] = Swapped(problem, is_final="HTTP 4" in problem)
             case Forget():
                 self.answers.clear()
                 self.swaps.clear()

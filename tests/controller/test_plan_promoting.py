@@ -142,7 +142,7 @@ class TestPromotion:
     def test_a_pod_that_cannot_be_swapped_brings_the_former_back(self, world: World) -> None:
         world.deploy(mode="Swap")
         world.add("w1")
-        world.refuses["s1-1", NEW] = "HTTP 500: no such adapter"
+        world.refuses["s1-1", NEW] = "HTTP 404: no such adapter"
         world.run(KEPT | {"select": RESULTS["select"]})
         assert world.status("w1").state == "NotPromoted"
         assert set(world.loaded.values()) == {""}
@@ -545,11 +545,36 @@ class TestSwap:
         return world
 
     def test_the_incumbent_is_the_former(self, world: World) -> None:
-        self.swapping(world).refuses["s1-1", NEW] = "HTTP 500: no such adapter"
+        self.swapping(world).refuses["s1-1", NEW] = "HTTP 404: no such adapter"
         world.add("w1")
         world.run(WITHHELD)
         assert (world.status("w1").state, world.loaded) == ("NotPromoted", OLD)
         assert world.status("w1").promotion.former == FORMER
+
+    def test_a_busy_pod_is_told_again(self, world: World) -> None:
+        self.swapping(world).refuses["s1-1", NEW] = "HTTP 503: busy"
+        world.add("w1")
+        world.run(SUCCEEDED, until="select")
+        world.succeed(SUCCEEDED)
+        for _ in range(6):
+            world.look()
+        assert (world.status("w1").state, world.status("w1").promotion.reason) == ("Running", "")
+        world.refuses.clear()
+        world.run(SUCCEEDED)
+        assert world.status("w1").state == "Promoted"
+
+    def test_a_pod_that_stays_busy_keeps_the_candidate_out(self, world: World) -> None:
+        self.swapping(world).refuses["s1-1", NEW] = "HTTP 503: busy"
+        world.add("w1")
+        world.run(WITHHELD, until="select")
+        world.succeed(WITHHELD)
+        for _ in range(4):
+            world.look()
+        world.now += timedelta(hours=1)
+        world.refuses["s1-1", FORMER] = ""
+        world.run(WITHHELD)
+        assert world.status("w1").state == "NotPromoted"
+        assert world.status("w1").promotion.reason == "NotLoaded"
 
     def test_a_hiccup_is_asked_again(self, world: World) -> None:
         self.swapping(world).says["s1-0", NEW] = Answer("", "", "TimeoutError: no")
