@@ -129,6 +129,7 @@ class Engine:
         while self._admit():
             for answering in list(self._active):
                 if not self._goes_on(answering):
+                    answering.growing = None  # its request may last much longer, and need not hold the model's memory
                     self._active.remove(answering)
         for answering in (*self._active, *self._waiting):
             answering.task.tell(Ended("cancelled", len(answering.tokens)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import pytest
 from serving.running import Inside, in_process
 from serving.world import QUESTION, World
 
+from jobs.ml.decoding import Sampling
+from jobs.serving.engine import Piece
 from jobs.serving.gate import Limits
 
 ASKED = [{"role": "user", "content": QUESTION}]
@@ -226,6 +229,16 @@ def test_who_hangs_up_is_not_answered_on(world: World) -> None:
         _until(lambda: door.metric("refrain_answers_active") == 0)
         assert door.metric('refrain_answers_total{reason="length"}') == 0
         assert door.metric('refrain_tokens_total{kind="completion"}') < 2000
+
+
+def test_an_answer_that_has_ended_holds_nothing_of_the_model(door: Inside) -> None:
+    """Keys and values go with the answer's end, and not with its request's."""
+    assistant, heard = door.service.assistant, queue.SimpleQueue()
+    answering = assistant.begin([5, 6, 7], assistant.version, Sampling(), max_new_tokens=20, tell=heard.put)
+    assert isinstance(heard.get(timeout=30), Piece)
+    assert answering.growing is not None
+    _until(lambda: door.metric("refrain_answers_active") == 0)
+    assert (len(answering.tokens), answering.growing) == (20, None)
 
 
 def test_no_request_takes_for_ever(world: World) -> None:
