@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from jobs.contracts.errors import IntegrityError, MissingInputError, RefrainError, TransientError
+from jobs.contracts.errors import IntegrityError, MissingInputError, OutputError, RefrainError, TransientError
 from jobs.serving import answers, api
 from jobs.serving.api import AdapterRequest, ChatRequest, CompletionRequest, RequestError
 from jobs.serving.service import Service
@@ -121,6 +121,7 @@ def _not_swapped(error: RefrainError) -> RequestError:
     known: dict[type, tuple[int, str]] = {
         MissingInputError: (404, "adapter_not_found"),
         IntegrityError: (409, "adapter_damaged"),
+        OutputError: (503, "try_again"),
     }
     status, code = known.get(type(error), (503, "try_again") if isinstance(error, TransientError) else (422, "unfit"))
     return RequestError(str(error), status=status, code=code, param="adapter")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from jobs.contracts.errors import PermanentError, RefrainError
+from jobs.contracts.errors import PermanentError, RefrainError, TransientError
 from jobs.serving.text_stream import TextStream
 
 if TYPE_CHECKING:
@@ -152,8 +152,7 @@ class Engine:
         try:
             return self._step(answering)
         except Exception as error:  # noqa: BLE001 - whatever the model's libraries raise, the other answers go on
-            told = error if isinstance(error, RefrainError) else PermanentError(f"{type(error).__name__}: {error}")
-            tell(Failed(told))
+            tell(Failed(as_told(error)))
             return False
         finally:
             self._step_began = None
@@ -179,6 +178,14 @@ class Engine:
         whole = is_end or answering.stream.is_stopped
         task.tell(Ended("stop" if whole else "length", len(answering.tokens)))
         return False
+
+
+def as_told(error: Exception) -> RefrainError:
+    """What is told of whatever a model's libraries raise: worth trying again where memory or a disk was full."""
+    if isinstance(error, RefrainError):
+        return error
+    is_full = isinstance(error, OSError | MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return (TransientError if is_full else PermanentError)(f"{type(error).__name__}: {error}")
 
 
 def _why_not(answering: Answering) -> Reason | None:

@@ -7,9 +7,10 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from jobs.contracts.errors import InputError, RefrainError
+from jobs.contracts.errors import InputError, RefrainError, TransientError
 from jobs.serving.api import RequestError
 from jobs.serving.assistant import Assistant, Version
+from jobs.serving.engine import as_told
 from jobs.serving.gate import Gate, Keys, Limits
 from jobs.serving.metrics import Metrics
 from jobs.serving.prompting import Asked, NoRoomError, Prompt
@@ -103,11 +104,14 @@ class Service:
             return self.assistant.prompt(asked, most_tokens=self.limits.max_prompt_tokens)
 
     def swap(self, target: InStore) -> bool:
-        """See `Assistant.swap`; in a thread of its own."""
+        """See `Assistant.swap`; in a thread of its own. TransientError where memory or the disk is full."""
         try:
             is_new = self.assistant.swap(target, self.question)
-        except RefrainError:
+        except Exception as error:
             self.metrics.swaps.labels("failed").inc()
+            told = as_told(error)
+            if told is not error and isinstance(told, TransientError):
+                raise told from error
             raise
         self.metrics.swaps.labels("done" if is_new else "already").inc()
         self._tell_version()
@@ -118,9 +122,10 @@ class Service:
         for look in (self.assistant.knowledge.refresh, lambda: self.assistant.follow(self.question)):
             try:
                 outcome = "changed" if look() else "same"
-            except RefrainError as error:
+            except Exception as error:  # whatever it is, there is a next look
                 outcome = "failed"
-                logger.warning("what is there stays: %s", error)
+                is_told = isinstance(error, RefrainError)
+                logger.warning("what is there stays: %s", as_told(error), exc_info=None if is_told else error)
             self.metrics.refreshes.labels(outcome).inc()
         self._tell_version()
 

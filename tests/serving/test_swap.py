@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import torch
 from serving.running import Door, Inside, in_process, process
 from serving.world import QUESTION, World, add_index
 
@@ -147,6 +148,34 @@ def test_what_cannot_be_loaded_changes_nothing(door: Inside, world: World) -> No
         == "aaa"
     )
     assert door.metric('refrain_adapter_swaps_total{outcome="failed"}') == 3
+
+
+def test_a_full_disk_or_memory_is_counted_and_got_over(
+    door: Inside, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is in service stays, the next look finds what is newer, and who swaps is told to come back."""
+    service, assistant = door.service, door.service.assistant
+    index = assistant._scratch / "index.json"
+    index.unlink(missing_ok=True)
+    index.symlink_to("/dev/full")
+    add_index(world, "w2")
+    world.record("b")
+    with monkeypatch.context() as full:
+        full.setattr(assistant.decoder._adapters, "load", _out_of_memory)
+        service.refresh()
+        assert door.metric('refrain_refreshes_total{outcome="failed"}') == 2
+        status, body = door.swap(world.key("b"), world.digests["b"], TOKEN)
+        assert (status, body["error"]["code"]) == (503, "try_again")
+        assert door.metric('refrain_adapter_swaps_total{outcome="failed"}') == 1
+        assert door.request("GET", "/readyz")[1]["adapter"] == world.digests["a"]
+    index.unlink()
+    service.refresh()
+    assert assistant.knowledge.cycle == "w2"
+    assert door.request("GET", "/readyz")[1]["adapter"] == world.digests["b"]
+
+
+def _out_of_memory(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
 
 
 def test_an_older_version_s_name_is_gone(door: Inside, world: World) -> None:
