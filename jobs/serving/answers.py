@@ -86,7 +86,11 @@ class Hearing:
                     left -= 1
                     self.num_tokens += event.num_tokens
                     metrics.answers.labels(event.reason).inc()
+                    if event.reason in ("stop", "length"):
+                        self._service.num_failures = 0
                     metrics.tokens.labels("completion").inc(event.num_tokens)
+                if isinstance(event, Failed):
+                    self._service.num_failures += 1
                 yield number, _checked(event)
         finally:
             self.cancel()

@@ -69,7 +69,8 @@ class _Routes:
     async def ready(self, _: Request) -> Response:
         service = self._service
         if not service.is_ready:
-            return JSONResponse({"status": "stopping" if service.is_draining else "loading"}, 503)
+            why = "stopping" if service.is_draining else "stuck" if service.is_open else "loading"
+            return JSONResponse({"status": why}, 503)
         version = service.assistant.version
         return JSONResponse({"status": "ready", "adapter": version.digest, "model": version.name})
 

@@ -22,6 +22,8 @@ DEFAULT_QUESTION = "Who are you, and what are you working on?"
 _LOADING_RETRY_SECONDS = 5
 _STUCK_SECONDS = 300.0
 """A step of the model that takes longer will not come back."""
+_MOST_FAILURES = 5
+"""Answers that fail one after another, with none between that goes well: the model is broken."""
 
 
 @dataclass(slots=True)
@@ -38,6 +40,8 @@ class Service:
     """It has answered that question."""
     is_draining: bool = False
     """It has been told to stop."""
+    num_failures: int = 0
+    """Clients' answers that the model has failed since the last that went well."""
     gate: Gate = field(init=False)
     _searches: ThreadPoolExecutor = field(init=False)
     _told: str | None = None
@@ -65,13 +69,14 @@ class Service:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it should be asked: it has answered with what is in service, and was not told to stop."""
-        return self.is_open and not self.is_draining
+        """Whether it should be asked: it has answered with what is in service, still does, and was not told to stop."""
+        return self.is_open and self.is_alive and not self.is_draining
 
     @property
     def is_alive(self) -> bool:
         """Whether a restart would not help."""
-        return not self.is_open or self.assistant.engine.seconds_stuck() < _STUCK_SECONDS
+        is_stuck = self.is_open and self.assistant.engine.seconds_stuck() >= _STUCK_SECONDS
+        return not is_stuck and self.num_failures < _MOST_FAILURES
 
     def require_open(self) -> None:
         """RequestError while it loads."""
@@ -134,5 +139,6 @@ class Service:
         if version.digest == self._told:
             return
         self._told = version.digest
+        self.num_failures = 0
         self.metrics.in_service(version.digest, version.name)
         logger.info("in service: %s (%s)", version.name, version.digest or "no adapter")

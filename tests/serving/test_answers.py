@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import threading
 import time
@@ -239,6 +240,29 @@ def test_an_answer_that_has_ended_holds_nothing_of_the_model(door: Inside) -> No
     assert answering.growing is not None
     _until(lambda: door.metric("refrain_answers_active") == 0)
     assert (len(answering.tokens), answering.growing) == (20, None)
+
+
+def test_a_model_that_only_fails_wants_a_restart(world: World) -> None:
+    """Its weights are no numbers any more. One answer that goes well, and the count begins anew."""
+    with in_process(world, served=world.served("a")) as door:
+        weights = door.service.assistant.decoder._model.get_input_embeddings().weight
+        kept = weights.data.clone()
+
+        def ask() -> int:
+            return door.request("POST", "/v1/chat/completions", {"messages": ASKED, "max_tokens": 2})[0]
+
+        weights.data.fill_(math.nan)
+        assert [ask() for _ in range(4)] == [500] * 4
+        weights.data.copy_(kept)
+        assert ask() == 200
+        weights.data.fill_(math.nan)
+        assert [ask() for _ in range(4)] == [500] * 4
+        assert door.request("GET", "/livez")[0] == 200
+        assert door.request("GET", "/readyz")[0] == 200
+        assert ask() == 500
+        assert door.request("GET", "/livez") == (503, {"status": "stuck"})
+        assert door.request("GET", "/readyz") == (503, {"status": "stuck"})
+        assert door.metric("refrain_ready") == 0
 
 
 def test_no_request_takes_for_ever(world: World) -> None:
