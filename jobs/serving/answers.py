@@ -25,6 +25,7 @@ from jobs.serving.service import Service
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import Receive, Scope, Send
 
     from jobs.ml.decoding import Sampling
 
@@ -33,6 +34,8 @@ logger = logging.getLogger("refrain.serve")
 _DEFAULT_NEW_TOKENS = 256
 _LOOKS_SECONDS = 0.5
 """Between two looks at whether the client is still there."""
+GONE = 499
+"""The status of who hung up before the answer began, for the count alone."""
 
 
 class Hearing:
@@ -45,6 +48,8 @@ class Hearing:
         self._loop = asyncio.get_running_loop()
         self._heard: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._answerings: list[Answering] = []
+        self._uncounted: dict[int, Answering] = {}
+        self._is_gone = False
 
     def begin(self, prompt: Prompt, version: Version, request: ChatRequest | CompletionRequest, limit: int) -> None:
         """Begin one more answer, which is heard under its number."""
@@ -61,45 +66,55 @@ class Hearing:
             seconds=left,
         )
         self._answerings.append(answering)
+        self._uncounted[number] = answering
 
     def _tell(self, number: int, event: Event) -> None:
         """In the engine's thread. Where the loop is closed, nobody listens any more."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._heard.put_nowait, (number, event))
 
-    def cancel(self) -> None:
-        """Nobody waits for them any more."""
+    def close(self) -> None:
+        """Nobody waits for them any more; those that have not ended are counted as they are."""
+        self._cancel()
+        for number in list(self._uncounted):
+            self._count(number, "cancelled")
+
+    def _cancel(self) -> None:
         for answering in self._answerings:
             answering.cancel()
 
+    def _count(self, number: int, reason: str) -> None:
+        metrics, answering = self._service.metrics, self._uncounted.pop(number)
+        metrics.answers.labels(reason).inc()
+        metrics.tokens.labels("completion").inc(len(answering.tokens))
+        if reason in ("stop", "length"):
+            self._service.num_failures = 0
+        elif reason == "failed":
+            self._service.num_failures += 1
+
     async def events(self) -> AsyncIterator[tuple[int, Piece | Ended]]:
         """Pieces and ends of all of them; RequestError where one fails or runs out of time."""
-        metrics, left = self._service.metrics, len(self._answerings)
         is_first = True
         try:
-            while left:
+            while self._uncounted:
                 number, event = await self._heard.get()
                 if is_first:
-                    metrics.first_token.observe(time.monotonic() - self._began)
+                    self._service.metrics.first_token.observe(time.monotonic() - self._began)
                     is_first = False
                 if isinstance(event, Ended):
-                    left -= 1
                     self.num_tokens += event.num_tokens
-                    metrics.answers.labels(event.reason).inc()
-                    if event.reason in ("stop", "length"):
-                        self._service.num_failures = 0
-                    metrics.tokens.labels("completion").inc(event.num_tokens)
-                if isinstance(event, Failed):
-                    self._service.num_failures += 1
-                yield number, _checked(event)
+                if not isinstance(event, Piece):
+                    self._count(number, event.reason if isinstance(event, Ended) else "failed")
+                yield number, _checked(event, is_gone=self._is_gone)
         finally:
-            self.cancel()
+            self.close()
 
     async def cancel_when_gone(self, connection: Request) -> None:
         """Cancel as soon as the client has hung up."""
         while not await connection.is_disconnected():
             await asyncio.sleep(_LOOKS_SECONDS)
-        self.cancel()
+        self._is_gone = True
+        self._cancel()
 
 
 def sampling_of(request: ChatRequest | CompletionRequest) -> Sampling:
@@ -109,14 +124,15 @@ def sampling_of(request: ChatRequest | CompletionRequest) -> Sampling:
     return Sampling(request.temperature or 0.0, 1.0 if request.top_p is None else request.top_p, request.seed)
 
 
-def _checked(event: Event) -> Piece | Ended:
+def _checked(event: Event, *, is_gone: bool) -> Piece | Ended:
     if isinstance(event, Failed):
         logger.error("an answer failed: %s", event.error)
         raise RequestError("the model failed", status=500, code="model_failed")
     if isinstance(event, Ended) and event.reason == "time":
         raise RequestError("the answer took too long", status=504, code="timeout")
     if isinstance(event, Ended) and event.reason == "cancelled":
-        raise RequestError("nobody waits for this answer any more", status=503, code="cancelled")
+        status = GONE if is_gone else 503
+        raise RequestError("nobody waits for this answer any more", status=status, code="cancelled")
     return event
 
 
@@ -152,7 +168,7 @@ async def chat(service: Service, request: ChatRequest, connection: Request) -> R
     prompt = await service.prompt(asked)
     answer = _begin(service, request, version, [prompt], limit=limit, began=began)
     if request.stream:
-        return _streamed(_chat_chunks(answer))
+        return _Stream(answer, _chat_chunks(answer))
     ((text, reason),) = await _whole(answer, connection)
     return JSONResponse(api.chat_completion(answer.head, text, reason, answer.usage, answer.refrain))
 
@@ -164,7 +180,7 @@ async def completion(service: Service, request: CompletionRequest, connection: R
     prompts = [_plain(service, text, limit) for text in request.prompts]
     answer = _begin(service, request, version, prompts, limit=limit, began=began)
     if request.stream:
-        return _streamed(_text_chunks(answer))
+        return _Stream(answer, _text_chunks(answer))
     texts = await _whole(answer, connection)
     return JSONResponse(api.text_completion(answer.head, texts, answer.usage, answer.refrain))
 
@@ -226,8 +242,18 @@ async def _whole(answer: _Answer, connection: Request) -> list[tuple[str, str]]:
     return [("".join(texts.get(number, ())), reasons[number]) for number in sorted(reasons)]
 
 
-def _streamed(chunks: AsyncIterator[Json]) -> Response:
-    return StreamingResponse(_lines(chunks), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+class _Stream(StreamingResponse):
+    """An answer piece by piece. It closes by itself: who hangs up early enough leaves generators that never began."""
+
+    def __init__(self, answer: _Answer, chunks: AsyncIterator[Json]) -> None:
+        super().__init__(_lines(chunks), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._hearing = answer.hearing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._hearing.close()
 
 
 async def _lines(chunks: AsyncIterator[Json]) -> AsyncIterator[bytes]:

@@ -30,7 +30,6 @@ _SWAPPING = "/v1/adapter"
 _OPEN = ("/livez", "/readyz", "/metrics")
 _MORE_SECONDS = 10
 """Beyond a request's own time: for a client that does not read what it is told."""
-_GONE = 499
 
 
 def build(service: Service) -> ASGIApp:
@@ -147,7 +146,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 
 async def _gone(_: Request, _error: Exception) -> Response:
-    return Response(status_code=_GONE)
+    return Response(status_code=answers.GONE)
 
 
 async def _defect(_: Request, error: Exception) -> Response:
@@ -203,7 +202,7 @@ class _Visit:
         self._scope = scope
         self._send = send
         self._began = time.monotonic()
-        self._status = _GONE
+        self._status = answers.GONE
 
     @property
     def authorization(self) -> str:
@@ -218,7 +217,7 @@ class _Visit:
 
     async def refuse(self, error: RequestError, receive: Receive) -> None:
         """Say why not, unless something has been said already."""
-        if self._status == _GONE:
+        if self._status == answers.GONE:
             await _refusal(error)(self._scope, receive, self.send)
 
     def count(self, service: Service) -> None:

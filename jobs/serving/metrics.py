@@ -35,7 +35,12 @@ class Metrics:
         self.tokens = Counter(
             "refrain_tokens", "Read and written, by kind: prompt, completion.", ["kind"], registry=registry
         )
-        self.answers = Counter("refrain_answers", "By how they ended.", ["reason"], registry=registry)
+        self.answers = Counter(
+            "refrain_answers",
+            "By how they ended: stop, length, time, cancelled, failed.",
+            ["reason"],
+            registry=registry,
+        )
         self.swaps = Counter(
             "refrain_adapter_swaps", "By outcome: done, already, failed.", ["outcome"], registry=registry
         )

@@ -229,7 +229,20 @@ def test_who_hangs_up_is_not_answered_on(world: World) -> None:
             impatient.chat.completions.create(model="refrain", messages=ASKED, max_tokens=2048)
         _until(lambda: door.metric("refrain_answers_active") == 0)
         assert door.metric('refrain_answers_total{reason="length"}') == 0
-        assert door.metric('refrain_tokens_total{kind="completion"}') < 2000
+        _until(lambda: door.metric('refrain_answers_total{reason="cancelled"}') == 2)
+        assert 0 < door.metric('refrain_tokens_total{kind="completion"}') < 2000
+        line = 'refrain_http_requests_total{route="/v1/chat/completions",status="%d"}'
+        assert (door.metric(line % 499), door.metric(line % 503)) == (1, 0)
+
+
+def test_a_stream_that_fails_is_counted(world: World) -> None:
+    with in_process(world, served=world.served("a")) as door:
+        stream = _long_stream(door)
+        next(iter(stream))
+        door.service.assistant.decoder._model.get_input_embeddings().weight.data.fill_(math.nan)
+        with pytest.raises(openai.APIError, match="the model failed"):
+            list(stream)
+        assert door.metric('refrain_answers_total{reason="failed"}') == 1
 
 
 def test_an_answer_that_has_ended_holds_nothing_of_the_model(door: Inside) -> None:
