@@ -212,12 +212,12 @@ class Assistant(AbstractContextManager["Assistant"]):
         `AdapterSet.load`), what is in service stays.
         """
         with self._swapping:
-            if target.digest == self.version.digest:
-                return False
-            version = self._load(target)
-            self.probe(question, version)
-            self._version = replace(version, seq=max(version.seq, self.version.seq))
-            return True
+            is_new = target.digest != self.version.digest
+            version = self._load(target) if is_new else self.version
+            if is_new:
+                self.probe(question, version)
+            self._version = replace(version, seq=max(target.seq, self.version.seq))
+            return is_new
 
     def follow(self, question: str) -> bool:
         """Go over to what a newer production record says, and whether there was one."""

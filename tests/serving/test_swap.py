@@ -201,6 +201,18 @@ def test_a_new_record_and_a_new_index_are_taken(door: Inside, world: World) -> N
     assert door.request("GET", "/readyz")[1]["adapter"] == world.digests["a"], "an old record takes nothing back"
 
 
+def test_a_record_of_what_is_in_service_already_takes_nothing_back_later(door: Inside, world: World) -> None:
+    """As two weeks of one winner are: the second record was seen, and is older than what is told after it."""
+    world.record("a")
+    door.service.refresh()
+    assert door.swap(world.key("b"), world.digests["b"], TOKEN)[1]["changed"] is True
+    door.service.refresh()
+    assert door.request("GET", "/readyz")[1]["adapter"] == world.digests["b"]
+    world.record("a")
+    door.service.refresh()
+    assert door.request("GET", "/readyz")[1]["adapter"] == world.digests["a"], "a newer one does"
+
+
 def test_a_pod_that_was_told_what_to_serve_follows_no_record(world: World) -> None:
     world.record("b")
     with in_process(world, served=world.served("a")) as door:
