@@ -57,7 +57,7 @@ def swap(pod: Json, adapter: str, settings: InferenceSettings) -> Swapped:
 
 
 def _token(path: Path | None) -> dict[str, str]:
-    """The first of the file's tokens, as the server reads them: one a line, `#` begins a comment.
+    """The first of the file's tokens, as the server reads them: one a line, none in a line that begins with `#`.
 
     ValueError where there is none. What is raised gets into the cycle's status, and must not hold it.
     """

@@ -37,7 +37,7 @@ class Limits:
 
 
 class SecretFile:
-    """Secrets in a file, one a line; `#` begins a comment. It is read anew whenever it changes.
+    """Secrets in a file, one a line; a line that begins with `#` is a comment. It is read anew whenever it changes.
 
     Where it cannot be read any more, nothing is let in.
     """
@@ -70,8 +70,8 @@ class SecretFile:
         now = self._path.stat()
         seen = (now.st_mtime_ns, now.st_ino, now.st_size)
         if seen != self._seen:
-            lines = (line.partition("#")[0].strip() for line in self._path.read_text().splitlines())
-            self._digests = [_digest(line) for line in lines if line]
+            lines = (line.strip() for line in self._path.read_text().splitlines())
+            self._digests = [_digest(line) for line in lines if line and not line.startswith("#")]
             self._seen = seen
 
 

@@ -185,12 +185,12 @@ def test_null_is_absent_and_unknown_fields_are_passed_over(door: Inside) -> None
 
 def test_keys(world: World, tmp_path: Path) -> None:
     keys, token = tmp_path / "keys", tmp_path / "token"
-    keys.write_text("first # of ann\n\nsecond\n")
+    keys.write_text("# of ann\nfirst\n\n  # of bob\nsecond#half\n")
     token.write_text("swap-it\n")
     with in_process(world, served=world.served("a"), api_keys=keys, token=token) as door:
-        for key in ("first", "second", "swap-it"):
+        for key in ("first", "second#half", "swap-it"):
             assert door.client(key).models.list().data
-        for key in ("third", "first # of ann", "#"):
+        for key in ("third", "second", "# of ann", "#"):
             with pytest.raises(openai.AuthenticationError):
                 door.client(key).models.list()
         assert door.request("GET", "/v1/models")[0] == 401
