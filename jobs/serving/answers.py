@@ -177,7 +177,7 @@ async def completion(service: Service, request: CompletionRequest, connection: R
     """`POST /v1/completions`."""
     began, version = time.monotonic(), service.version(request.model)
     limit = _limit(service, request)
-    prompts = [_plain(service, text, limit) for text in request.prompts]
+    prompts = [await service.apart(partial(_plain, service, text, limit)) for text in request.prompts]
     answer = _begin(service, request, version, prompts, limit=limit, began=began)
     if request.stream:
         return _Stream(answer, _text_chunks(answer))

@@ -19,6 +19,7 @@ from jobs.serving.prompting import Turn
 
 MAX_SOURCES = 50
 _MAX_STOPS = 16
+_MAX_STOP_CHARS = 256
 _MAX_TURNS = 1000
 _MAX_PROMPTS = 16
 _DATE = r"^$|^\d{4}(-\d\d(-\d\d(T\d\d:\d\d(:\d\d(Z)?)?)?)?)?$"
@@ -133,6 +134,12 @@ class _Request(_Model):
             if value.get(name) is not None and value[name] not in neutral:
                 raise RequestError(f"{name} is not supported", code="unsupported_parameter", param=name)
         return value
+
+    @model_validator(mode="after")
+    def _stops_are_short(self) -> Self:
+        if any(len(stop) > _MAX_STOP_CHARS for stop in self.stops):
+            raise RequestError(f"stop: {_MAX_STOP_CHARS} characters each at most", param="stop")
+        return self
 
     @property
     def stops(self) -> list[str]:

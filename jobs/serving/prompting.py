@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Literal, Protocol
 
 from jobs.contracts.errors import InputError
@@ -76,11 +78,21 @@ def fit_prompt(encoder: _Encoder, asked: Asked, sources: Sequence[Source], limit
     """
     tries = [(number, asked) for number in range(len(sources), -1, -1)]
     tries += [(0, replace(asked, history=asked.history[gone:])) for gone in range(1, len(asked.history) + 1)]
-    for number, one in tries:
-        ids = encoder.prompt(*prompt_parts(one, sources[:number]))
-        if limit is None or len(ids) <= limit:
-            return Prompt(ids, list(sources[:number]), list(_left_out(asked, one, number, len(sources))))
-    raise NoRoomError(f"the question has {len(ids)} tokens as a prompt; there is room for {limit}", hint="ask for less")
+
+    @cache
+    def made(place: int) -> list[int]:
+        number, one = tries[place]
+        return encoder.prompt(*prompt_parts(one, sources[:number]))
+
+    def fits(place: int) -> bool:
+        return limit is None or len(made(place)) <= limit
+
+    place = 0 if fits(0) else bisect_left(range(len(tries)), 1, lo=1, key=fits)
+    if place == len(tries):
+        what = f"the question has {len(made(place - 1))} tokens as a prompt; there is room for {limit}"
+        raise NoRoomError(what, hint="ask for less")
+    number, one = tries[place]
+    return Prompt(made(place), list(sources[:number]), list(_left_out(asked, one, number, len(sources))))
 
 
 def _left_out(asked: Asked, one: Asked, number: int, num_sources: int) -> Sequence[str]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from jobs.contracts.errors import InputError, RefrainError, TransientError
 from jobs.serving.api import RequestError
@@ -18,6 +21,7 @@ from jobs.serving.wanted import InStore
 
 logger = logging.getLogger("refrain.serve")
 
+_Made = TypeVar("_Made")
 DEFAULT_QUESTION = "Who are you, and what are you working on?"
 _LOADING_RETRY_SECONDS = 5
 _STUCK_SECONDS = 300.0
@@ -95,14 +99,17 @@ class Service:
 
     async def prompt(self, asked: Asked) -> Prompt:
         """Search, and make the prompt; RequestError where the question is too long."""
-        work = self._searches.submit(self._prompt, asked)
         try:
-            return await asyncio.wrap_future(work)
+            return await self.apart(partial(self._prompt, asked))
         except NoRoomError as error:
             raise RequestError(error.what, code="context_length_exceeded", param="messages") from error
         except RefrainError as error:
             logger.error("a search failed: %s", error)
             raise RequestError("the search for mail failed", status=500, code="search_failed") from error
+
+    async def apart(self, work: Callable[[], _Made]) -> _Made:
+        """Search or tokenise in a thread of its own, so that streams go on meanwhile."""
+        return await asyncio.wrap_future(self._searches.submit(work))
 
     def _prompt(self, asked: Asked) -> Prompt:
         with self.metrics.search.time():

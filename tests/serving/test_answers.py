@@ -113,6 +113,22 @@ def test_stop_and_completions(door: Inside, made: World) -> None:
     assert pieces[-1].model_extra["refrain"]["adapter"] == made.digests["a"]
 
 
+def test_a_long_prompt_is_tokenised_beside_the_streams(door: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop's thread, in which all streams are written, does not do it."""
+    encoder, threads = door.service.assistant.decoder.encoder, []
+    plain = encoder.plain
+
+    def watched(text: str) -> list[int]:
+        threads.append(threading.current_thread().name)
+        return plain(text)
+
+    monkeypatch.setattr(encoder, "plain", watched)
+    with pytest.raises(openai.BadRequestError) as refused:
+        door.client().completions.create(model="refrain", prompt=["Reshape", "reshape " * 50_000])
+    assert refused.value.code == "context_length_exceeded"
+    assert threads == ["search_0"] * 2
+
+
 def test_chance_is_repeated_by_its_seed(door: Inside) -> None:
     def said(**how: object) -> str:
         answer = door.client().chat.completions.create(model="base", messages=ASKED, max_tokens=12, **how)
@@ -152,6 +168,8 @@ def test_a_conversation_goes_on(door: Inside) -> None:
         ({"messages": ASKED, "max_tokens": 401}, 400, "invalid_value", "max_tokens"),
         ({"messages": ASKED, "max_tokens": 0}, 400, "invalid_value", "max_tokens"),
         ({"messages": ASKED, "temperature": 3}, 400, "invalid_value", "temperature"),
+        ({"messages": ASKED, "stop": ["a", "b" * 257]}, 400, "invalid_value", "stop"),
+        ({"messages": ASKED, "stop": "b" * 257}, 400, "invalid_value", "stop"),
         ({"messages": ASKED, "n": 2}, 400, "unsupported_parameter", "n"),
         ({"messages": ASKED, "tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools"),
         ({"messages": ASKED, "refrain": {"topk": 1}}, 400, "invalid_value", "refrain.topk"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from jobs.contracts.errors import InputError
@@ -13,7 +15,10 @@ from jobs.serving.prompting import ASKER, OPERATOR, Asked, Mail, Source, Turn, f
 class Letters:
     """A token for each letter."""
 
+    num_prompts = 0
+
     def prompt(self, subject: str, messages: list[Mail], sender: str, date: str) -> list[int]:
+        self.num_prompts += 1
         return [ord(letter) for letter in render_prompt(subject, messages, sender, date)[0]]
 
 
@@ -61,3 +66,20 @@ def test_what_has_no_room_is_left_out_and_said() -> None:
     assert len(short.ids) <= 500
     with pytest.raises(InputError, match="there is room for 20"):
         fit_prompt(Letters(), asked, sources, 20)
+
+
+def test_a_long_conversation_is_not_read_turn_by_turn() -> None:
+    """As many turns stay as there is room for, and few prompts are made to find that out."""
+    history = tuple(Turn("user", f"turn {number:03}") for number in range(1000))
+    asked = Asked("and Bob?", before="2024-01", history=history)
+    letters = Letters()
+    kept = len(fit_prompt(letters, replace(asked, history=history[-7:]), [], None).ids)
+    letters.num_prompts = 0
+    prompt = fit_prompt(letters, asked, [source("ann"), source("bob")], kept)
+    assert prompt.notes[1] == "the model reads the conversation without its first 993 turns: no more fit"
+    assert (len(prompt.ids), prompt.sources) == (kept, [])
+    assert letters.num_prompts <= 12
+    letters.num_prompts = 0
+    with pytest.raises(InputError, match="there is room for 20"):
+        fit_prompt(letters, asked, [], 20)
+    assert letters.num_prompts <= 12
