@@ -237,14 +237,14 @@ def test_the_controller_asks_and_swaps(world: World, token: Path, tmp_path: Path
         )
         answer = ask(pod, settings)
         assert (answer.adapter, answer.text, answer.problem) == (world.digests["a"], "a" * 16, "")
-        assert swap(pod, world.served("b"), settings) == ""
+        assert swap(pod, world.served("b"), settings).problem == ""
         assert ask(pod, settings).adapter == world.digests["b"]
-        assert "HTTP 404" in swap(pod, f"cycles/no/train/checkpoints/step_1@{'0' * 64}", settings)
+        assert "HTTP 404" in swap(pod, f"cycles/no/train/checkpoints/step_1@{'0' * 64}", settings).problem
         assert ask(pod, settings).adapter == world.digests["b"]
-        assert swap(pod, "@", settings) == ""
+        assert swap(pod, "@", settings).problem == ""
         assert ask(pod, settings).adapter == ""
         token.write_text("another\n")
-        assert swap(pod, world.served("b"), settings) == "", "a token that was changed holds at once"
+        assert swap(pod, world.served("b"), settings).problem == "", "a token that was changed holds at once"
         keyless = settings.model_copy(update={"token_file": None})
         assert "HTTP 401" in ask(pod, keyless).problem
         assert server.stopped() == 0
