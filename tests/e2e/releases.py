@@ -37,7 +37,9 @@ class Release:
     values: dict[str, Any] = field(default_factory=dict)
 
     def install(self, *, new: bool = True) -> None:
-        """With its namespace, unless that is there."""
+        """With its namespace unless that is there, and the resource definitions unless they are."""
+        if "refrain-crds" not in kube.helm("list", "--short"):
+            kube.helm("install", "refrain-crds", kube.ROOT / "charts" / "refrain-crds")
         if new:
             kube.kubectl("create", "namespace", self.namespace)
             kube.kubectl("label", "namespace", self.namespace, "pod-security.kubernetes.io/enforce=restricted")
