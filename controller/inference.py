@@ -11,6 +11,7 @@ import urllib3
 from controller.objects import Json
 from controller.observed import Answer, Swapped
 from controller.settings import InferenceSettings
+from jobs.contracts.secret_lines import secrets_in
 
 _TIMEOUT = urllib3.Timeout(connect=3, read=60)
 _pool = urllib3.PoolManager(num_pools=16)
@@ -57,14 +58,13 @@ def swap(pod: Json, adapter: str, settings: InferenceSettings) -> Swapped:
 
 
 def _token(path: Path | None) -> dict[str, str]:
-    """The first of the file's tokens, as the server reads them: one a line, none in a line that begins with `#`.
+    """The first of the file's tokens; ValueError where there is none.
 
-    ValueError where there is none. What is raised gets into the cycle's status, and must not hold it.
+    What is raised gets into the cycle's status, and must not hold it.
     """
     if path is None:
         return {}
-    lines = (line.strip() for line in path.read_text().splitlines())
-    token = next((line for line in lines if line and not line.startswith("#")), "")
+    token = next(iter(secrets_in(path.read_text())), "")
     if not token or not token.isascii() or not token.isprintable():
         raise ValueError(f"{path} holds no token that a header can hold")
     return {"Authorization": f"Bearer {token}"}

@@ -52,8 +52,8 @@ def command(*, store: str | None, base: str | None, revision: str | None, served
 def _configuration(store: str, base: str | None, revision: str | None, served: str, output: Path) -> Json:
     from jobs.contracts.store import StoreOptions, open_archive
     from jobs.ml.adapter_files import read_settings
-    from jobs.serving.vllm import BARE_NAME, versioned_name
-    from jobs.serving.wanted import InStore, Wanted, bring, find_wanted_base, in_service, parse_served
+    from jobs.serving.vllm import BARE_NAME
+    from jobs.serving.wanted import InStore, Wanted, bring, find_wanted_base, in_service, parse_served, versioned_name
 
     settings = StoreOptions.from_environment()
     archive = open_archive(store, settings)

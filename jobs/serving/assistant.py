@@ -20,7 +20,17 @@ from jobs.production import NO_ADAPTER
 from jobs.serving.engine import Answering, Ended, Engine, Event, Failed, Task
 from jobs.serving.knowledge import Knowledge
 from jobs.serving.prompting import Asked, Prompt, Source, fit_prompt
-from jobs.serving.wanted import InStore, Wanted, bring, find_wanted_base, in_service, parse_served
+from jobs.serving.wanted import (
+    ALIAS,
+    DIGEST_DIGITS,
+    InStore,
+    Wanted,
+    bring,
+    find_wanted_base,
+    in_service,
+    parse_served,
+    versioned_name,
+)
 
 if TYPE_CHECKING:
     from jobs.ml.adapter_set import Adapter
@@ -28,9 +38,6 @@ if TYPE_CHECKING:
     from jobs.ml.decoding import Decoder, Sampling
     from jobs.serving.vllm import VllmDecoder
 
-ALIAS = "refrain"
-"""The model's name for who wants whatever is in service."""
-_DIGEST_DIGITS = 16
 _MAX_PROBE_TOKENS = 16
 
 
@@ -249,23 +256,19 @@ class Assistant(AbstractContextManager["Assistant"]):
         own, note = as_adapter(path, base, self._scratch)
         self.notes += [f"{path}: {note}"] if note else []
         digest = adapter_digest(own)
-        return Version(_versioned(digest), digest, self.decoder.load(own))
+        return Version(versioned_name(digest), digest, self.decoder.load(own))
 
     def _load(self, adapter: InStore) -> Version:
         if not adapter.key:
             return Version(self.base_name, NO_ADAPTER, self.decoder.load(None), adapter.seq)
         if self.store is None:
             raise UsageError("an adapter is named by its key, but there is no store", hint="name it: --store")
-        scratch = self._scratch / "adapters" / adapter.digest[:_DIGEST_DIGITS]
+        scratch = self._scratch / "adapters" / adapter.digest[:DIGEST_DIGITS]
         try:
             loaded = self.decoder.load(bring(self.store, adapter, scratch))
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        return Version(_versioned(adapter.digest), adapter.digest, loaded, adapter.seq)
-
-
-def _versioned(digest: str) -> str:
-    return f"{ALIAS}-{digest[:_DIGEST_DIGITS]}"
+        return Version(versioned_name(adapter.digest), adapter.digest, loaded, adapter.seq)
 
 
 @dataclass(slots=True)

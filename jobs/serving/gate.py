@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.contracts.errors import ConfigError
+from jobs.contracts.secret_lines import secrets_in
 from jobs.files import input_error
 from jobs.serving.api import RequestError
 
@@ -37,7 +38,7 @@ class Limits:
 
 
 class SecretFile:
-    """Secrets in a file, one a line; a line that begins with `#` is a comment. It is read anew whenever it changes.
+    """Secrets in a file (see `secrets_in`). It is read anew whenever it changes.
 
     Where it cannot be read any more, nothing is let in.
     """
@@ -70,8 +71,7 @@ class SecretFile:
         now = self._path.stat()
         seen = (now.st_mtime_ns, now.st_ino, now.st_size)
         if seen != self._seen:
-            lines = (line.strip() for line in self._path.read_text().splitlines())
-            self._digests = [_digest(line) for line in lines if line and not line.startswith("#")]
+            self._digests = [_digest(secret) for secret in secrets_in(self._path.read_text())]
             self._seen = seen
 
 

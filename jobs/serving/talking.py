@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Self
 
 import orjson
 import urllib3
@@ -13,6 +14,7 @@ from jobs.contracts.errors import AccessError, InputError, RefrainError, Transie
 from jobs.contracts.records import Json
 from jobs.serving.assistant import Assistant
 from jobs.serving.engine import Piece
+from jobs.serving.event_stream import events
 from jobs.serving.prompting import Asked, Turn, sources_body
 from jobs.serving.wanted import Wanted
 
@@ -28,47 +30,34 @@ class Way:
     max_new_tokens: int = 256
 
 
-class Talk(Protocol):
-    """A conversation."""
-
-    sources: list[Json]
-    """Of the last answer, the best first."""
-
-    def say(self, text: str) -> Iterator[str]:
-        """Ask something, and hear the answer piece by piece."""
-        ...
-
-    def begin_anew(self) -> None:
-        """Forget what was said."""
-        ...
-
-
 @dataclass
-class _Said:
-    """What was said so far, and the sources of the last answer."""
+class Talk(ABC):
+    """A conversation: what was said so far, and the sources of the last answer."""
 
     way: Way
     turns: list[Turn] = field(default_factory=list)
     sources: list[Json] = field(default_factory=list)
+    """Of the last answer, the best first."""
 
     def begin_anew(self) -> None:
-        """See `Talk`."""
+        """Forget what was said."""
         self.turns.clear()
         self.sources = []
 
     def say(self, text: str) -> Iterator[str]:
-        """See `Talk`. What breaks off counts as not asked."""
+        """Ask something, and hear the answer piece by piece. What breaks off counts as not asked."""
         pieces = []
         for piece in self._answer(text):
             pieces.append(piece)
             yield piece
         self.turns += [Turn("user", text), Turn("assistant", "".join(pieces))]
 
+    @abstractmethod
     def _answer(self, text: str) -> Iterator[str]:
-        raise NotImplementedError
+        """The pieces; `sources` are set on the way."""
 
 
-class LocalTalk(_Said):
+class LocalTalk(Talk):
     """With base model, adapter and index loaded here. To be used in a `with` block."""
 
     def __init__(self, wanted: Wanted, way: Way) -> None:
@@ -107,7 +96,7 @@ class LocalTalk(_Said):
                 yield event.text
 
 
-class RemoteTalk(_Said):
+class RemoteTalk(Talk):
     """With a server, `http://host:8000`."""
 
     def __init__(self, url: str, api_key: str | None, way: Way) -> None:
@@ -143,24 +132,12 @@ class RemoteTalk(_Said):
         )
         if answer.status != 200:
             raise _refused(answer.status, answer.read(), self._url)
-        for line in _lines(answer):
-            if not line.startswith(b"data: {"):
-                continue
-            chunk: Any = orjson.loads(line.removeprefix(b"data: "))
+        for chunk in events(answer.stream(65_536)):
             if "error" in chunk:
                 raise TransientError(str(chunk["error"]["message"]), where=self._url)
             self.sources = chunk.get("refrain", {}).get("sources", self.sources)
             for choice in chunk["choices"]:
                 yield choice["delta"].get("content") or ""
-
-
-def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Lines as they come."""
-    rest = b""
-    for piece in answer.stream(65_536):
-        *lines, rest = (rest + piece).split(b"\n")
-        yield from lines
-    yield rest
 
 
 def _refused(status: int, data: bytes, where: str) -> RefrainError:

@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,23 +23,19 @@ from jobs.contracts.errors import ConfigError, RefrainError, TransientError
 from jobs.contracts.records import Json
 from jobs.ml.adapter_files import adapter_digest
 from jobs.ml.base_model import Base, load_encoder
+from jobs.serving.event_stream import events
+from jobs.serving.wanted import versioned_name
 
 if TYPE_CHECKING:
     from jobs.ml.decoding import Sampling
 
 BARE_NAME = "base"
 """What vLLM calls the bare base model."""
-_NAME_DIGITS = 16
 _START_SECONDS = 3600
 _RETRY_SECONDS = 2
 _TICK_SECONDS = 0.02
 """How long one answer's next token is waited for while others go on."""
 _TIMEOUT = urllib3.Timeout(connect=5, read=300)
-
-
-def versioned_name(digest: str) -> str:
-    """An adapter's name at vLLM."""
-    return f"refrain-{digest[:_NAME_DIGITS]}"
 
 
 @dataclass(slots=True, weakref_slot=True)
@@ -102,7 +98,12 @@ class VllmDecoder:
         """In a thread of its own: all tokens, then None, or what went wrong. Leaving ends the text at vLLM."""
         try:
             with self._pool.request("POST", f"{self._url}/v1/completions", json=body, preload_content=False) as answer:
-                for event in _events(answer):
+                if answer.status != 200:
+                    words = answer.read(500).decode(errors="replace")
+                    raise TransientError(f"vLLM refuses: HTTP {answer.status}: {words}")
+                for event in events(answer.stream(amt=None)):
+                    if "error" in event:
+                        raise TransientError(f"vLLM: {event['error']}")
                     if is_left.is_set():
                         return
                     for token in event["choices"][0].get("token_ids") or ():
@@ -127,22 +128,3 @@ class VllmDecoder:
             if time.monotonic() > end:
                 raise TransientError(f"vLLM does not answer: {problem}", where=self._url)
             time.sleep(_RETRY_SECONDS)
-
-
-def _events(answer: urllib3.BaseHTTPResponse) -> Iterator[Json]:
-    """The JSON of an event stream, up to its `[DONE]`; TransientError for a refusal, and for a stream cut off."""
-    if answer.status != 200:
-        raise TransientError(f"vLLM refuses: HTTP {answer.status}: {answer.read(500).decode(errors='replace')}")
-    rest = b""
-    for part in answer.stream(amt=None):
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
-            said = line.strip().removeprefix(b"data:").strip()
-            if said == b"[DONE]":
-                return
-            if said:
-                event: Json = orjson.loads(said)
-                if "error" in event:
-                    raise TransientError(f"vLLM: {event['error']}")
-                yield event
-    raise TransientError("vLLM broke off in the middle of an answer")

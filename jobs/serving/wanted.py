@@ -17,6 +17,11 @@ from jobs.production import NO_ADAPTER, records, require_adapter
 if TYPE_CHECKING:
     from jobs.ml.base_model import Base
 
+ALIAS = "refrain"
+"""The model's name for who wants whatever is in service."""
+DIGEST_DIGITS = 16
+"""Of a digest, where a name or a folder needs no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -64,6 +69,11 @@ def parse_served(value: str) -> InStore:
     """`key@digest`; UsageError for anything else."""
     key, _, digest = value.rpartition("@")
     return InStore(key, digest)
+
+
+def versioned_name(digest: str) -> str:
+    """A name that no other adapter will ever have."""
+    return f"{ALIAS}-{digest[:DIGEST_DIGITS]}"
 
 
 def bring(store: Store, adapter: InStore, scratch: Path) -> Path | None:

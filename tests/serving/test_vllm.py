@@ -27,8 +27,8 @@ from jobs.ml.decoding import Sampling
 from jobs.serving.assistant import Assistant
 from jobs.serving.engine import Piece
 from jobs.serving.prompting import Asked
-from jobs.serving.vllm import VllmDecoder, versioned_name
-from jobs.serving.wanted import InStore, Wanted
+from jobs.serving.vllm import VllmDecoder
+from jobs.serving.wanted import InStore, Wanted, versioned_name
 
 if TYPE_CHECKING:
     from serving.world import World
