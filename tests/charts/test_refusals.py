@@ -12,6 +12,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"inference.mode": "Blue"}, "at '/inference/mode': value must be one of 'Rollout', 'Swap'"),
     ({"inference.replica": 2}, "at '/inference': additional properties 'replica' not allowed"),
     ({"inference.replicas": -1}, "at '/inference/replicas': minimum: got -1, want 0"),
+    ({"inference.service.sessionAffinity": "Cookie"}, "value must be one of 'ClientIP', 'None'"),
     ({"inference.gpus": "one"}, "at '/inference/gpus': got string, want integer"),
     ({"image.registry": "http://registry.example"}, "at '/image/registry': 'http://registry.example' does not match"),
     ({"image.jobs.digest": "sha256:abc"}, "at '/image/jobs/digest': 'sha256:abc' does not match pattern"),

@@ -112,6 +112,7 @@ _BY_PATH: dict[str, Schema] = {
     "inference.logFormat": {"enum": ["json", "text"]},
     "inference.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "inference.service.port": _PORT,
+    "inference.service.sessionAffinity": {"enum": ["ClientIP", "None"]},
     "inference.podDisruptionBudget.maxUnavailable": {"type": ["integer", "string"], "minimum": 0},
     "inference.extraArgs": {"type": "array", "items": {"type": "string"}},
     **{f"networkPolicy.{name}": _PORTS for name in ("apiServerPorts", "dnsPorts", "egressPorts", "imapPorts")},
