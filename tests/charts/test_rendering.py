@@ -313,8 +313,8 @@ tests:
       - {series: 'refrain_reconcile_seconds_count{namespace="mail"}', values: '0x10 _x900'}
       - {series: 'refrain_cycles{namespace="mail", archive="a", state="AwaitingApproval"}', values: '0 1x900'}
       - {series: 'refrain_last_promotion_timestamp_seconds{namespace="lists", archive="b"}', values: '0x900'}
-      - {series: 'refrain_ready{namespace="mail", pod="a"}', values: '1x5 0x900'}
-      - {series: 'refrain_ready{namespace="mail", pod="b"}', values: '1x9 0x900'}
+      - {series: 'refrain_ready{namespace="mail", pod="a"}', values: '1x5 0x20 _x900'}
+      - {series: 'refrain_ready{namespace="mail", pod="b"}', values: '1x9 0x20 _x900'}
       - {series: 'refrain_adapter_info{namespace="mail", pod="a", adapter="1"}', values: '1x900'}
       - {series: 'refrain_adapter_info{namespace="mail", pod="b", adapter="2"}', values: '1x3 _x900'}
     alert_rule_test:
@@ -346,11 +346,12 @@ tests:
       - {eval_time: 9h, alertname: RefrainServesNothing}
       - eval_time: 12h
         alertname: RefrainServesNothing
-        exp_alerts:
+        exp_alerts: &nothing
           - exp_labels: {severity: critical, team: mail, namespace: mail}
             exp_annotations:
               summary: No inference server in mail is ready.
               description: kubectl -n mail logs deployment/refrain-inference
+      - {eval_time: 40h, alertname: RefrainServesNothing, exp_alerts: *nothing}
       - eval_time: 3h
         alertname: RefrainServesSeveral
         exp_alerts:
@@ -378,6 +379,17 @@ def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
     for command in (["check", "rules", "rules.yaml"], ["test", "rules", "series.yaml"]):
         done = subprocess.run([promtool, *command], cwd=tmp_path, check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_without_inference_no_alert_misses_it() -> None:
+    """An expression over what nobody tells would be silent for ever, or never."""
+    values = {"inference.enabled": False, "monitoring.prometheusRule.enabled": True}
+    found = alerts(rendered(*sets(NEEDED | values)))
+    assert "RefrainControllerAway" in {rule["alert"] for rule in found}
+    assert not [rule for rule in found if "inference" in json.dumps(rule)]
+    assert {"RefrainServesNothing", "RefrainAnswersFail", "RefrainServesSeveral"} < {
+        rule["alert"] for rule in alerts(case("cloud"))
+    }
 
 
 # ---- what it says in the end

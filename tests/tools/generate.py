@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 ROOT = Path(__file__).resolve().parents[2]
+FILES = ROOT / "charts" / "refrain" / "files"
+ALERTS = ("alerts.yaml", "inference-alerts.yaml")
 
 
 def stage_table() -> str:
@@ -154,7 +156,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "controller": controller_table,
         "train": train_table,
         "serve": serve_table,
-        "alerts": lambda: alerts_table((ROOT / "charts/refrain/files/alerts.yaml").read_text()),
+        "alerts": lambda: alerts_table("".join((FILES / name).read_text() for name in ALERTS)),
     },
     "docs/security.md": {"rights": rights_table},
     "docs/reference/stages.md": {"jobs": stages_table, "stages": stage_sections},
