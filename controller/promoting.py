@@ -223,8 +223,8 @@ def _judge(
 ) -> None:
     """Ask the ready pods; record where all that are to be there answer with it, take back a wrong answer.
 
-    One without an answer is asked again until the time is up. In a look that asks for the first time it is not:
-    a controller that was away has heard nothing yet.
+    One without an answer is asked again until the time is up, or until the Deployment is about to let a former pod
+    go for it. In a look that asks for the first time it is not: a controller that was away has heard nothing yet.
     """
     digest = promotion.adapter.rpartition("@")[2]
     answers = {uid(pod): inference.answers.get((uid(pod), promotion.adapter)) for pod in ready}
@@ -240,11 +240,18 @@ def _judge(
         _record(p, inference, promotion)
         return
     has_heard = all(answers[uid(pod)] is not None for pod in ready)
-    if has_heard and _is_late(p, promotion):
+    if has_heard and (_is_late(p, promotion) or _is_counted_on(p, inference, open_ones)):
         _take_back(p, promotion, *_why_not_ready(p, inference, pods, promotion.adapter))
         return
     p.actions += [Ask(pod, promotion.adapter) for pod in open_ones]
     _wait_on(p, inference, promotion)
+
+
+def _is_counted_on(p: Planning, inference: Inference, pods: list[Any]) -> bool:
+    """Whether the Deployment is about to take one of them for available, and to let a former pod go."""
+    seconds = inference.deployment["spec"].get("minReadySeconds", 0)
+    moments = (str(found["lastTransitionTime"]) for pod in pods if (found := condition(pod, "Ready")))
+    return any(after(at, seconds - 2 * _POLL_SECONDS) <= p.now < after(at, seconds) for at in moments)
 
 
 def _wait_on(p: Planning, inference: Inference, promotion: Promotion) -> None:
@@ -271,7 +278,7 @@ def _why_not_ready(p: Planning, inference: Inference, pods: list[Any], adapter: 
     for pod in pods:
         answer = inference.answers.get((uid(pod), adapter))
         if answer is not None and answer.problem:
-            return "NoAnswer", f"{name(pod)} gave no answer within {seconds} s: {answer.problem}"
+            return "NoAnswer", f"{name(pod)} is ready, and gave no answer: {answer.problem}"
     stalled = condition(inference.deployment, "ReplicaFailure")
     said = f": {stalled.get('message')}" if stalled else ""
     return "NotReady", f"{name(inference.deployment)} was not ready with it within {seconds} s{said}"

@@ -392,7 +392,9 @@ class World:
         self.inference_pods = [
             {
                 "metadata": {"name": f"serve-{generation}-{n}", "uid": f"s{generation}-{n}", "annotations": template},
-                "status": {"conditions": [{"type": "Ready", "status": str(ready)}]},
+                "status": {
+                    "conditions": [{"type": "Ready", "status": str(ready), "lastTransitionTime": written(self.now)}]
+                },
             }
             for n in range(replicas)
         ]

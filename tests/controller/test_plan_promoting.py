@@ -86,6 +86,29 @@ class TestPromotion:
         assert world.serving() == FORMER
         assert world.status("w1").promotion.reason == "WrongAdapter"
 
+    def test_no_answer_before_the_former_pods_go(self, world: World) -> None:
+        begun(world).deployment["spec"]["minReadySeconds"] = 30  # type: ignore[index]
+        world.says["s2-0", NEW] = Answer("", "", "HTTP 400: too long")
+        world.roll_out()
+        for seconds, reason in ((0, ""), (19, ""), (1, "NoAnswer")):
+            world.now += timedelta(seconds=seconds)
+            world.look()
+            world.look()
+            assert world.status("w1").promotion.reason == reason, seconds
+        world.settle()
+        assert (withheld(world), world.serving()) == ("NoAnswer", FORMER)
+
+    def test_when_they_have_gone_it_has_all_its_time(self, world: World) -> None:
+        begun(world).deployment["spec"]["minReadySeconds"] = 30  # type: ignore[index]
+        world.says["s2-0", NEW] = Answer("", "", "HTTP 503: busy")
+        world.roll_out()
+        world.now += timedelta(seconds=31)  # the controller was away
+        for _ in range(5):
+            world.look()
+        assert world.status("w1").promotion.reason == ""
+        world.says.clear()
+        assert world.run(SUCCEEDED) == ["promote"]
+
     def test_no_room_for_a_surge_pod(self, world: World) -> None:
         world.deploy(former=FORMER)
         world.add("w1")

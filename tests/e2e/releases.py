@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from cluster.api import Object
 
 VALUES = kube.ROOT / "examples" / "quick-start" / "values.yaml"
+QUICK = {"minReadySeconds": 0}
+"""Of tests to which it does not matter that two pods serve for a moment."""
 OVER = ("Promoted", "NotPromoted", "Skipped", "Failed")
 
 
@@ -56,7 +58,8 @@ class Release:
         return kube.helm(*arguments, "--namespace", self.namespace)
 
     def _helm(self, verb: str) -> None:
-        given = json.dumps({"image": {"registry": kube.REGISTRY}} | self.values)
+        inference = QUICK | self.values.get("inference", {})
+        given = json.dumps({"image": {"registry": kube.REGISTRY}} | self.values | {"inference": inference})
         command = [verb, "refrain", kube.ROOT / "charts" / "refrain", "--values", VALUES, "--values", "-"]
         done = subprocess.run(
             [str(kube.programs.binary("helm")), *map(str, command), "--namespace", self.namespace],

@@ -30,8 +30,7 @@ while True:
         print("failed", repr(error).replace(" ", "_"), flush=True)
     time.sleep(max(0, 0.2 - (time.monotonic() - began)))
 """
-MOST_OF_BOTH = 25
-"""Answers, five a second, of the time in which two pods serve."""
+MANUAL = {"mode": "Manual", "timeoutSeconds": 60, "gate": {"confidence": 0.5, "minThreads": 2}}
 
 
 @contextmanager
@@ -61,7 +60,7 @@ def release(new_release: Callable[..., Release]) -> Release:
     """The first adapter is in service."""
     spec = {name: value for name, value in cycle("any")["spec"].items() if name not in ("archive", "store", "sources")}
     schedule = {"cron": "* * * * *", "suspend": True, "spec": spec, "sources": [{"mbox": "s3://refrain/new/"}]}
-    made = new_release("serving", schedule=schedule)
+    made = new_release("serving", schedule=schedule, inference={"minReadySeconds": 30})
     made.create("first")
     made.wait("first", "Promoted")
     return made
@@ -81,13 +80,25 @@ def test_the_schedule_promotes_while_a_client_asks(release: Release, small: Path
     assert queued
     promoted = [one for one in kube.items("retraincycles", release.namespace) if state_of(one) == "Promoted"]
     new = promoted[-1]["status"]["candidate"]["sha256"]
-    assert set(words) == {old, new}
-    # While the new pod is ready and the Service knows the old one, both answer, for seconds; nothing goes back later.
-    both = words[words.index(new) : len(words) - words[::-1].index(old)]
-    assert len(both) <= MOST_OF_BOTH, [word[:8] for word, _ in groupby(words)]
+    # For seconds both pods are ready; the Service's session affinity keeps a client with the old one until it goes.
+    assert runs_of(words) == [old, new]
     assert len(words) > 50
     running = [one["status"]["startedAt"] for one in kube.items("retraincycles", release.namespace)]
     assert running == sorted(running)
+
+
+def runs_of(words: list[str]) -> list[str]:
+    """Each word once as long as it is said without a break."""
+    return [word for word, _ in groupby(words)]
+
+
+def approve(release: Release, name: str) -> None:
+    """By hand, as `refrain cycle approve` does."""
+    candidate = release.wait(name, "AwaitingApproval")["status"]["candidate"]["sha256"]
+    kube.kubectl(
+        *("patch", "retraincycle", name, "--namespace", release.namespace, "--type=merge"),
+        f"--patch={json.dumps({'spec': {'promotion': {**MANUAL, 'approve': candidate}}})}",
+    )
 
 
 def suspend(release: Release, *, is_suspended: bool) -> None:
@@ -113,17 +124,12 @@ def all_over(release: Release) -> bool:
 
 def test_an_adapter_that_does_not_get_ready_is_taken_back(release: Release) -> None:
     """Its file is damaged while the candidate waits for approval."""
-    promotion = {"mode": "Manual", "timeoutSeconds": 60, "gate": {"confidence": 0.5, "minThreads": 2}}
-    release.create("damaged", sources=[{"mbox": "s3://refrain/incoming/3.mbox"}], promotion=promotion)
+    release.create("damaged", sources=[{"mbox": "s3://refrain/incoming/3.mbox"}], promotion=MANUAL)
     candidate = release.wait("damaged", "AwaitingApproval")["status"]["candidate"]
     release.put(f"mail/{candidate['adapter']}/adapter_model.safetensors", b"not an adapter")
     old = release.served()
     with client(release) as seen:
-        patch = json.dumps({"spec": {"promotion": {**promotion, "approve": candidate["sha256"]}}})
-        kube.kubectl(
-            *("patch", "retraincycle", "damaged", "--namespace", release.namespace),
-            *("--type=merge", f"--patch={patch}"),
-        )
+        approve(release, "damaged")
         ended = release.wait("damaged", "NotPromoted")
         words = seen()
     assert kube.condition(ended, "Promoted")["reason"] == "NotReady"
@@ -135,14 +141,14 @@ def test_an_adapter_that_does_not_get_ready_is_taken_back(release: Release) -> N
 def test_an_adapter_that_is_ready_but_fails_the_question_is_taken_back(release: Release) -> None:
     """The controller's question is longer than what the model reads, which the pods' own is not.
 
-    Where both ask the same, as the chart has it, such a pod does not get ready, and nobody sees its answers.
+    The client meets such a pod never: the former one is there until the controller has asked.
     """
     settings = kube.get("configmap", "refrain-controller", release.namespace)["data"]
     (name,) = settings
     long = settings[name].replace("Who are you, and what are you working on?", "Why? " * 20_000)
     assert long != settings[name]
     put_settings(release, {name: long})
-    promotion = {"timeoutSeconds": 60, "gate": {"confidence": 0.5, "minThreads": 2}}
+    promotion = {"gate": MANUAL["gate"]}
     old = release.served()
     try:
         with client(release) as seen:
@@ -154,8 +160,7 @@ def test_an_adapter_that_is_ready_but_fails_the_question_is_taken_back(release: 
     finally:
         put_settings(release, settings)
     assert kube.condition(ended, "Promoted")["reason"] == "NoAnswer"
-    assert words[-1] == old
-    assert [word for word in words if word.startswith("failed")] == []
+    assert set(words) == {old}
     assert release.served() == old
 
 
@@ -168,3 +173,27 @@ def put_settings(release: Release, data: dict[str, str]) -> None:
     )
     kube.kubectl("rollout", "restart", "deployment/refrain-controller", *where)
     kube.kubectl("rollout", "status", "deployment/refrain-controller", *where, "--timeout=2m")
+
+
+def test_an_approved_adapter_is_swapped_in_while_a_client_asks(new_release: Callable[..., Release]) -> None:
+    """Where GPUs are scarce, the pod that serves takes it, and stays."""
+    release = new_release("swapping", inference={"mode": "Swap"}, schedule={"enabled": False})
+    release.create("first")
+    old = release.wait("first", "Promoted")["status"]["candidate"]["sha256"]
+    release.create("second", sources=[{"mbox": "s3://refrain/incoming/2.mbox"}], promotion=MANUAL)
+    release.wait("second", "AwaitingApproval")
+    before = serving_pods(release)
+    with client(release) as seen:
+        approve(release, "second")
+        new = release.wait("second", "Promoted")["status"]["candidate"]["sha256"]
+        time.sleep(5)
+        words = seen()
+    assert runs_of(words) == [old, new]
+    assert serving_pods(release) == before
+    kube.kubectl("delete", "pod", *before, "--namespace", release.namespace)
+    release.wait_inference()
+    assert release.served() == new
+
+
+def serving_pods(release: Release) -> list[str]:
+    return [pod["metadata"]["name"] for pod in release.pods("app.kubernetes.io/component=inference")]

@@ -108,6 +108,7 @@ _BY_PATH: dict[str, Schema] = {
     "inference.mode": {"enum": ["Rollout", "Swap"]},
     "inference.gpus": {"type": "integer", "minimum": 0},
     "inference.startupSeconds": _SECONDS,
+    "inference.minReadySeconds": {"type": "integer", "minimum": 0},
     "inference.graceSeconds": {"type": "integer", "minimum": 20},
     "inference.logFormat": {"enum": ["json", "text"]},
     "inference.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
