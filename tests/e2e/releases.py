@@ -37,6 +37,8 @@ class Release:
 
     namespace: str
     values: dict[str, Any] = field(default_factory=dict)
+    key: str = ""
+    """What clients have to send; empty where the values name no Secret with keys."""
 
     def install(self, *, new: bool = True) -> None:
         """With its namespace unless that is there, and the resource definitions unless they are."""
@@ -156,9 +158,8 @@ class Release:
         """The whole answer, through the Service."""
         body = {"model": "refrain", "max_tokens": 4, "messages": [{"role": "user", "content": question}]}
         with kube.forwarded("refrain-inference", 80, self.namespace) as address:
-            request = urllib.request.Request(
-                f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-            )
+            headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.key}"}
+            request = urllib.request.Request(f"{address}/v1/chat/completions", json.dumps(body).encode(), headers)
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return json.load(answer)  # type: ignore[no-any-return]
 

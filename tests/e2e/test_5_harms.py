@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from e2e import kube
 from e2e.releases import Release
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+INDEX = "batch.kubernetes.io/job-completion-index"
 LONG = {"epochs": 12, "batchSize": 4, "learningRate": 0.02, "precision": "fp32", "saveSteps": 5}
 SPEC = {
     "training": LONG,
@@ -58,10 +60,21 @@ def test_a_cycle_ends_as_it_would_have_whatever_is_restarted(
     for harm in harms:
         if harm in (evict_train, delete_train):
             release.wait_stage("harmed", "train")
+            wait_for(lambda: release.num_checkpoints("harmed") > 0, 300, "a checkpoint")
         time.sleep(dice.uniform(1, 8))
         print(f"  {release.cycle('harmed').get('status', {}).get('stage')}: {harm.__name__}", flush=True)
         harm(release)
     assert release.wait("harmed", "Promoted")["status"]["candidate"]["sha256"] == expected
+    assert went_on_from(release, "harmed") > 0
+
+
+def went_on_from(release: Release, cycle: str) -> int:
+    """The step from which the last pod of rank 0 trained on; 0 where it began from the start."""
+    pods = release.pods(f"refrain.dev/cycle={cycle},refrain.dev/stage=train")
+    first = [pod for pod in pods if pod["metadata"]["labels"].get(INDEX, "0") == "0"]
+    said = kube.kubectl("logs", first[-1]["metadata"]["name"], "--namespace", release.namespace)
+    found = re.search(r"goes on from step (\d+) of", said)
+    return int(found[1]) if found else 0
 
 
 def train_pod(release: Release) -> str:
@@ -125,10 +138,11 @@ def test_two_ranks_of_which_one_and_then_the_other_is_killed(
     assert status["candidate"]["sha256"] == expected
     train = next(entry for entry in status["stages"] if entry["name"] == "train")
     assert train["run"] >= 2, train
+    assert went_on_from(release, "ranks") > 0
 
 
 def running_rank(release: Release, rank: int, seen: set[str]) -> str | None:
     """A pod of that rank which runs and was not seen before."""
-    pods = release.pods(f"refrain.dev/cycle=ranks,batch.kubernetes.io/job-completion-index={rank}")
+    pods = release.pods(f"refrain.dev/cycle=ranks,{INDEX}={rank}")
     names = [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"]
     return next((name for name in names if name not in seen), None)

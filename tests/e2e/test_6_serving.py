@@ -17,15 +17,17 @@ from e2e.releases import OVER, Release, cycle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 ASKS = """
-import json, sys, time, urllib.request
+import json, os, time, urllib.request
+headers = {"Content-Type": "application/json", "Authorization": "Bearer " + os.environ["KEY"]}
 body = {"model": "refrain", "max_tokens": 2, "messages": [{"role": "user", "content": "Which disk?"}]}
 url = "http://refrain-inference/v1/chat/completions"
 while True:
     began = time.monotonic()
     try:
-        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        request = urllib.request.Request(url, json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=60) as answer:
-            print("answer", json.load(answer)["refrain"]["adapter"] or "base", flush=True)
+            said = json.load(answer)["refrain"]
+            print("answer" if said["sources"] else "unfounded", said["adapter"] or "base", flush=True)
     except Exception as error:
         print("failed", repr(error).replace(" ", "_"), flush=True)
     time.sleep(max(0, 0.2 - (time.monotonic() - began)))
@@ -40,6 +42,7 @@ def client(release: Release) -> Iterator[Callable[[], list[str]]]:
         "name": "asks",
         "image": f"{kube.REGISTRY}/refrain-controller:0.1.0",
         "command": ["python", "-c", ASKS],
+        "env": [{"name": "KEY", "value": release.key}],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
     }
     security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -176,8 +179,14 @@ def put_settings(release: Release, data: dict[str, str]) -> None:
 
 
 def test_an_approved_adapter_is_swapped_in_while_a_client_asks(new_release: Callable[..., Release]) -> None:
-    """Where GPUs are scarce, the pod that serves takes it, and stays."""
-    release = new_release("swapping", inference={"mode": "Swap"}, schedule={"enabled": False})
+    """Where GPUs are scarce, the pod that serves takes it, and stays. Clients have to send a key."""
+    inference = {"mode": "Swap", "apiKeys": {"existingSecret": "keys"}}
+    release = new_release("swapping", inference=inference, schedule={"enabled": False})
+    release.key = "what-clients-know"
+    kube.apply(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "keys"}, "stringData": {"keys": release.key}},
+        release.namespace,
+    )
     release.create("first")
     old = release.wait("first", "Promoted")["status"]["candidate"]["sha256"]
     release.create("second", sources=[{"mbox": "s3://refrain/incoming/2.mbox"}], promotion=MANUAL)
