@@ -12,6 +12,8 @@ from jobs.contracts.cycle.status import State
 
 CYCLES = Gauge("refrain_cycles", "Cycles by archive and state.", ["archive", "state"])
 RECONCILES = Counter("refrain_reconciles", "Looks at an archive, by how they ended.", ["outcome"])
+for _outcome in ("done", "failed", "defect"):
+    RECONCILES.labels(_outcome)  # told from 0 on: Prometheus sees no increase in a series that begins with 1
 WRITES = Counter("refrain_api_writes", "Writes to the API server, Events aside.", ["kind"])
 SECONDS = Histogram("refrain_reconcile_seconds", "Time of one look at an archive, with its reads and writes.")
 PLAN_SECONDS = Histogram(

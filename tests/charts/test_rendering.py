@@ -5,31 +5,22 @@ REFRAIN_WRITE_GOLDENS=1 pytest tests/charts/test_rendering.py     writes the gol
 
 from __future__ import annotations
 
-import json
 import os
-import re
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from cluster import programs
-from helm import CASES, CHART, CRDS, NAMES, NEEDED, alerts, case, helm, of_kind, pod_specs, rendered, sets, the
-from prometheus_client.metrics import MetricWrapperBase
+from helm import CASES, CHART, CRDS, NAMES, NEEDED, case, helm, of_kind, pod_specs, rendered, sets, the
 
-from controller import metrics
 from controller.cli.scheduling import filled, scheduled_at, words_of, zone_of
 from controller.crd import custom_resource_definition
 from controller.serving import INFERENCE_RIGHTS, RIGHTS, TRAIN_JOB_RIGHTS
 from controller.settings import Settings, load_settings
 from jobs.contracts.cycle import RetrainCycle, load_cycle
-from jobs.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from cluster.api import Object
-
-TRAINING_METRICS = Path(__file__).parents[2] / "jobs" / "ml" / "training" / "progress.py"
 
 
 class _Dumper(yaml.SafeDumper):
@@ -261,135 +252,6 @@ def test_names_leave_room_for_what_kubernetes_appends() -> None:
     for one in rendered(*sets(NEEDED | {"objectStore.enabled": True}), release=release):
         limit = {"CronJob": 52, "StatefulSet": 52}.get(one["kind"], 63)
         assert len(one["metadata"]["name"]) <= limit or one["kind"] == "ClusterRole", one["metadata"]["name"]
-
-
-# ---- monitoring
-
-
-def _known_metrics() -> set[str]:
-    """What the controller, a training and the inference server tell of themselves."""
-    text = TRAINING_METRICS.read_text()
-    known = set(re.findall(r'"(refrain_train_\w+)"', text))
-    for metric in (*vars(metrics).values(), *vars(Metrics()).values(), *Metrics()._watched.values()):
-        if isinstance(metric, MetricWrapperBase):
-            (family,) = metric.describe()
-            suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
-            known |= {family.name + suffix for suffix in suffixes}
-    return known
-
-
-def test_alerts_and_dashboard_know_only_metrics_that_there_are() -> None:
-    objects = case("cloud")
-    board = json.loads(the(objects, "ConfigMap", "refrain-dashboard")["data"]["mail-refrain.json"])
-    texts = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    texts += [rule["expr"] for rule in alerts(objects)]
-    used = {name for text in texts for name in re.findall(r"refrain_\w+", text)}
-    assert len(used) > 5
-    assert used <= _known_metrics()
-
-
-def test_the_dashboard_is_one() -> None:
-    board = json.loads(the(case("cloud"), "ConfigMap", "refrain-dashboard")["data"]["mail-refrain.json"])
-    assert board["title"] == "Refrain mail/refrain"
-    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
-    taken = set()
-    for panel in board["panels"]:
-        at = panel["gridPos"]
-        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
-        assert not cells & taken
-        assert max(x for x, _ in cells) < 24
-        taken |= cells
-    assert "@" not in json.dumps(board)
-
-
-_SERIES = """
-rule_files: [rules.yaml]
-evaluation_interval: 1h
-tests:
-  - interval: 1h
-    input_series:
-      - {series: 'refrain_last_promotion_timestamp_seconds{namespace="mail", archive="a"}', values: '0x900'}
-      - {series: 'refrain_cycles{namespace="mail", archive="a", state="Failed"}', values: '0x5 1x900'}
-      - {series: 'refrain_reconcile_seconds_count{namespace="mail"}', values: '0x10 _x900'}
-      - {series: 'refrain_cycles{namespace="mail", archive="a", state="AwaitingApproval"}', values: '0 1x900'}
-      - {series: 'refrain_last_promotion_timestamp_seconds{namespace="lists", archive="b"}', values: '0x900'}
-      - {series: 'refrain_ready{namespace="mail", pod="a"}', values: '1x5 0x20 _x900'}
-      - {series: 'refrain_ready{namespace="mail", pod="b"}', values: '1x9 0x20 _x900'}
-      - {series: 'refrain_adapter_info{namespace="mail", pod="a", adapter="1"}', values: '1x900'}
-      - {series: 'refrain_adapter_info{namespace="mail", pod="b", adapter="2"}', values: '1x3 _x900'}
-    alert_rule_test:
-      - {eval_time: 672h, alertname: RefrainNoPromotion}
-      - eval_time: 673h
-        alertname: RefrainNoPromotion
-        exp_alerts:
-          - exp_labels: {severity: warning, team: mail, namespace: mail, archive: a}
-            exp_annotations:
-              summary: No adapter of the archive a was promoted for 4 weeks.
-              description: "See why the last cycles ended as they did: kubectl -n mail get retraincycles -o wide"
-      - eval_time: 6h
-        alertname: RefrainCycleFailed
-        exp_alerts:
-          - exp_labels: {severity: warning, team: mail, namespace: mail, archive: a}
-            exp_annotations:
-              summary: A cycle of the archive a has failed.
-              description: >-
-                Its conditions say what to do: kubectl -n mail describe retraincycles; then refrain cycle retry
-      - {eval_time: 8h, alertname: RefrainCycleFailed}
-      - {eval_time: 20h, alertname: RefrainAwaitsApproval}
-      - eval_time: 26h
-        alertname: RefrainAwaitsApproval
-        exp_alerts:
-          - exp_labels: {severity: info, team: mail, namespace: mail, archive: a}
-            exp_annotations:
-              summary: A candidate for the archive a waits for approval, and the cycles behind it wait too.
-              description: refrain cycle show says how it did; refrain cycle approve lets it in.
-      - {eval_time: 9h, alertname: RefrainServesNothing}
-      - eval_time: 12h
-        alertname: RefrainServesNothing
-        exp_alerts: &nothing
-          - exp_labels: {severity: critical, team: mail, namespace: mail}
-            exp_annotations:
-              summary: No inference server in mail is ready.
-              description: kubectl -n mail logs deployment/refrain-inference
-      - {eval_time: 40h, alertname: RefrainServesNothing, exp_alerts: *nothing}
-      - eval_time: 3h
-        alertname: RefrainServesSeveral
-        exp_alerts:
-          - exp_labels: {severity: warning, team: mail, namespace: mail}
-            exp_annotations:
-              summary: Inference servers in mail have answered with different adapters for two hours.
-              description: kubectl -n mail rollout status deployment/refrain-inference
-      - {eval_time: 5h, alertname: RefrainServesSeveral}
-      - {eval_time: 9h, alertname: RefrainControllerAway}
-      - eval_time: 13h
-        alertname: RefrainControllerAway
-        exp_alerts:
-          - exp_labels: {severity: critical, team: mail, namespace: mail}
-            exp_annotations:
-              summary: The controller in mail tells nothing of itself.
-              description: kubectl -n mail logs deployment/refrain-controller
-"""
-
-
-def test_alerts_fire_when_they_should(tmp_path: Path) -> None:
-    promtool = programs.binary("promtool")
-    (rules,) = of_kind(case("cloud"), "PrometheusRule")
-    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules["spec"]))
-    (tmp_path / "series.yaml").write_text(_SERIES)
-    for command in (["check", "rules", "rules.yaml"], ["test", "rules", "series.yaml"]):
-        done = subprocess.run([promtool, *command], cwd=tmp_path, check=False, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_without_inference_no_alert_misses_it() -> None:
-    """An expression over what nobody tells would be silent for ever, or never."""
-    values = {"inference.enabled": False, "monitoring.prometheusRule.enabled": True}
-    found = alerts(rendered(*sets(NEEDED | values)))
-    assert "RefrainControllerAway" in {rule["alert"] for rule in found}
-    assert not [rule for rule in found if "inference" in json.dumps(rule)]
-    assert {"RefrainServesNothing", "RefrainAnswersFail", "RefrainServesSeveral"} < {
-        rule["alert"] for rule in alerts(case("cloud"))
-    }
 
 
 # ---- what it says in the end

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+
 from prometheus_client import REGISTRY
 
 from controller.metrics import note_promotions
@@ -30,7 +34,16 @@ def test_without_one_time_runs_from_the_oldest_cycle_on() -> None:
 
 
 def test_an_archive_without_cycles_is_not_told_of() -> None:
+    """For how long it is not, the alert RefrainNoCycle tells (tests/charts/test_monitoring.py)."""
     note_promotions("empty", promoted=[], created=[])
     assert told("empty") is None
     note_promotions("empty", promoted=[], created=[20.0])
     assert told("empty") == 20.0
+
+
+def test_how_looks_end_is_told_from_0_on() -> None:
+    """Else Prometheus would see no increase in the first defect: its series would begin with it."""
+    script = "import prometheus_client as p; import controller.metrics; print(p.generate_latest().decode())"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    told = re.findall(r'^refrain_reconciles_total{outcome="(\w+)"} 0.0$', done.stdout, re.MULTILINE)
+    assert set(told) == {"done", "failed", "defect"}
