@@ -142,6 +142,12 @@ def is_url_alone(url: str | None, *local: str) -> bool:
     return bool(url)
 
 
+def is_file_alone(file: Path | None, *others: str) -> bool:
+    """Whether a file says it. UsageError where one of these parameters, which say the same, was given too."""
+    _require_alone(str(file) if file else None, f"a file ({file})", others, "")
+    return file is not None
+
+
 def _require_alone(given: str | None, what: str, others: tuple[str, ...], more: str) -> None:
     context = click.get_current_context()
     for parameter in context.command.params if given else ():

@@ -27,6 +27,11 @@ _ADAPTER_VARIABLE = "REFRAIN_ADAPTER"
     help="With --store: an adapter in it; @ for the bare base model.  [default: the newest production record]",
 )
 @click.option(
+    "--served-file",
+    type=options.Place(path_type=Path),
+    help="File with KEY@DIGEST, as `refrain vllm` writes it; it goes before REFRAIN_ADAPTER.",
+)
+@click.option(
     "--precision", type=click.Choice(["bf16", "fp16", "fp32"]), default="bf16", show_default=True, help="On a GPU."
 )
 @click.option("--vllm", metavar="URL", help="A vLLM that has the model, started with what `refrain vllm` wrote.")
@@ -77,7 +82,9 @@ _ADAPTER_VARIABLE = "REFRAIN_ADAPTER"
     help="After that: how long answers under way may take.",
 )
 @click.option("--log-format", type=click.Choice(["json", "text"]), default="text", show_default=True)
-def command(*, store: str | None, vector_db: Path | None, log_format: str, **flags: Any) -> None:
+def command(
+    *, store: str | None, vector_db: Path | None, served: str, served_file: Path | None, log_format: str, **flags: Any
+) -> None:
     """Answer questions over HTTP, as OpenAI's API does, with the mails that each answer drew on.
 
     \b
@@ -100,7 +107,24 @@ def command(*, store: str | None, vector_db: Path | None, log_format: str, **fla
         {name: flags.pop(name) for name in kind.__dataclass_fields__ if name in flags}
         for kind in (Wanted, ServerSettings, Limits)
     )
-    serve(Wanted(store_url=store, vector_db=vector_db, **wanted), ServerSettings(**settings), Limits(**limits))
+    if served_file is not None and options.is_file_alone(served_file, "served"):
+        served = _served_in(served_file)
+    wanted |= {"store_url": store, "vector_db": vector_db, "served": served}
+    serve(Wanted(**wanted), ServerSettings(**settings), Limits(**limits))
+
+
+def _served_in(file: Path) -> str:
+    """The KEY@DIGEST that a file holds."""
+    from jobs.contracts.errors import InputError
+    from jobs.files import input_error
+
+    try:
+        served = file.read_text().strip()
+    except OSError as error:
+        raise input_error(file, error) from error
+    if "@" not in served:
+        raise InputError("no KEY@DIGEST", where=str(file), hint="have `refrain vllm` write it")
+    return served
 
 
 class _Json(logging.Formatter):

@@ -12,8 +12,11 @@ from jobs.contracts.errors import UsageError
 
 if TYPE_CHECKING:
     from jobs.contracts.records import Json
+    from jobs.ml.base_model import Base
 
 CONFIG = "vllm.yaml"
+SERVED = "served"
+"""Key and digest of what was brought: the store may have something newer by the time somebody stands in front."""
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """That vLLM knows for --max-lora-rank."""
 
@@ -37,22 +40,19 @@ def command(*, store: str | None, base: str | None, revision: str | None, served
     \b
       refrain vllm --store s3://bucket/archive -o /vllm
       vllm serve --config /vllm/vllm.yaml --host 127.0.0.1 --port 8001
-      refrain serve --store s3://bucket/archive --vllm http://127.0.0.1:8001
+      refrain serve --store s3://bucket/archive --vllm http://127.0.0.1:8001 --served-file /vllm/served
     """
-    import yaml
-
     if store is None:
         raise UsageError("needs a store", hint="name it: --store, or REFRAIN_STORE in the environment")
     output.mkdir(parents=True, exist_ok=True)
-    said = _configuration(store, base, revision, served, output)
-    (output / CONFIG).write_text(yaml.safe_dump(said, sort_keys=False))
-    click.echo(f"wrote {output / CONFIG}")
+    _bring(store, base, revision, served, output)
+    click.echo(f"wrote {output / CONFIG} and {output / SERVED}")
 
 
-def _configuration(store: str, base: str | None, revision: str | None, served: str, output: Path) -> Json:
+def _bring(store: str, base: str | None, revision: str | None, served: str, output: Path) -> None:
+    import yaml
+
     from jobs.contracts.store import StoreOptions, open_archive
-    from jobs.ml.adapter_files import read_settings
-    from jobs.serving.vllm import BARE_NAME
     from jobs.serving.wanted import InStore, Wanted, bring, find_wanted_base, in_service, parse_served, versioned_name
 
     settings = StoreOptions.from_environment()
@@ -61,9 +61,18 @@ def _configuration(store: str, base: str | None, revision: str | None, served: s
     if found is None:
         raise UsageError("there is no base model to serve", hint="name it: --base")
     adapter = parse_served(served) if served else in_service(archive) or InStore()
-    said: dict[str, Any] = {"model": str(found.folder), "served-model-name": BARE_NAME}
     name = versioned_name(adapter.digest)
     folder = bring(archive, adapter, output / name)
+    (output / CONFIG).write_text(yaml.safe_dump(_configuration(found, name, folder), sort_keys=False))
+    (output / SERVED).write_text(f"{adapter.key}@{adapter.digest}\n")
+
+
+def _configuration(base: Base, name: str, folder: Path | None) -> Json:
+    """What vLLM is started with: the base model, and an adapter under its name."""
+    from jobs.ml.adapter_files import read_settings
+    from jobs.serving.vllm import BARE_NAME
+
+    said: dict[str, Any] = {"model": str(base.folder), "served-model-name": BARE_NAME}
     if folder is None:
         return said
     rank = next((one for one in _RANKS if one >= read_settings(folder)["r"]), _RANKS[-1])

@@ -59,11 +59,14 @@ class Service:
     def open(self) -> None:
         """Load all, and have it answer a question. In a thread of its own; raises what is wrong."""
         assistant = self.assistant
+        logger.info("loading the index")
         knowledge = assistant.open_knowledge()
+        logger.info("loading base model and adapter")
         if assistant.open_model() is None:
             raise InputError("there is no base model to serve", hint="name it: --base")
         for note in (*knowledge.notes, *assistant.notes):
             logger.info("%s", note)
+        logger.info("asking the first question")
         assistant.probe(self.question)
         self.metrics.watch("answers_active", lambda: assistant.engine.num_active)
         self.metrics.watch("answers_waiting", lambda: assistant.engine.num_waiting)

@@ -7,6 +7,7 @@ told at its start, by the file that `refrain vllm` writes, under a name that no 
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
@@ -29,6 +30,8 @@ from jobs.serving.wanted import versioned_name
 if TYPE_CHECKING:
     from jobs.ml.decoding import Sampling
 
+logger = logging.getLogger("refrain.serve")
+
 BARE_NAME = "base"
 """What vLLM calls the bare base model."""
 _START_SECONDS = 3600
@@ -49,15 +52,14 @@ class VllmDecoder:
     """As `jobs.ml.decoding.Decoder`, which says what its methods do."""
 
     def __init__(self, base: Base, url: str, *, seconds: float = _START_SECONDS) -> None:
-        """Wait until vLLM answers; TransientError where it does not in that time."""
+        """Wait until vLLM answers; TransientError where it does not in that time, ConfigError where it is no vLLM."""
         self.base = base
         self.encoder = load_encoder(base)
-        self._url = url.rstrip("/")
+        self._url = url.rstrip("/").removesuffix("/v1")
         self._pool = urllib3.PoolManager(maxsize=256, timeout=_TIMEOUT, retries=False)
-        models = self._wait_for_models(seconds)
-        self._names = {str(one["id"]) for one in models}
-        lengths = [one.get("max_model_len") for one in models]
-        self.num_positions: int | None = next((int(one) for one in lengths if one), None)
+        lengths = self._wait_for_models(seconds)
+        self._names = lengths.keys()
+        self.num_positions: int | None = next((one for one in lengths.values() if one), None)
 
     def load(self, folder: Path | None) -> Any:
         """The adapter's name at vLLM; ConfigError where vLLM was not started with it."""
@@ -106,25 +108,42 @@ class VllmDecoder:
                         raise TransientError(f"vLLM: {event['error']}")
                     if is_left.is_set():
                         return
-                    for token in event["choices"][0].get("token_ids") or ():
-                        tokens.put(int(token))
+                    for token in _tokens_of(event["choices"][0]):
+                        tokens.put(token)
             tokens.put(None)
         except RefrainError as error:
             tokens.put(error)
         except (urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
             tokens.put(TransientError(f"vLLM: {type(error).__name__}: {error}", where=self._url))
 
-    def _wait_for_models(self, seconds: float) -> list[Json]:
+    def _wait_for_models(self, seconds: float) -> dict[str, int | None]:
+        """How many tokens each of its models reads, by name."""
         end = time.monotonic() + seconds
+        logger.info("waiting for vLLM at %s", self._url)
         while True:
             try:
                 answer = self._pool.request("GET", f"{self._url}/v1/models")
-                if answer.status == 200:
-                    found: list[Json] = orjson.loads(answer.data)["data"]
-                    return found
+                if answer.status < 500:
+                    return _models_in(answer.status, answer.data, self._url)
                 problem = f"HTTP {answer.status}"
             except (urllib3.exceptions.HTTPError, OSError) as error:
                 problem = str(error)
             if time.monotonic() > end:
                 raise TransientError(f"vLLM does not answer: {problem}", where=self._url)
             time.sleep(_RETRY_SECONDS)
+
+
+def _models_in(status: int, data: bytes, url: str) -> dict[str, int | None]:
+    try:
+        return {str(one["id"]): one.get("max_model_len") for one in orjson.loads(data)["data"]}
+    except (ValueError, LookupError, TypeError) as error:
+        what = f"GET /v1/models lists no models: HTTP {status}"
+        raise ConfigError(what, where=url, hint="name the address of a vLLM") from error
+
+
+def _tokens_of(choice: Json) -> list[int]:
+    """The tokens of one event. A text without them would look as if the model had said nothing."""
+    ids = choice.get("token_ids")
+    if ids is None and choice.get("text"):
+        raise ConfigError("vLLM gives texts without their tokens", hint="it has to be of version 0.10.2 or newer")
+    return [int(one) for one in ids or ()]

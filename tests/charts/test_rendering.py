@@ -203,6 +203,26 @@ def test_the_adapter_comes_from_an_annotation_that_the_chart_never_sets(name: st
     assert set(sources) == {"metadata.annotations['refrain.dev/adapter']"}
 
 
+def _inference_containers(name: str) -> dict[str, Object]:
+    template = the(case(name), "Deployment", "refrain-inference")["spec"]["template"]
+    return {one["name"]: one for one in (*template["spec"].get("initContainers", ()), *template["spec"]["containers"])}
+
+
+def test_a_pod_that_cannot_answer_in_time_is_started_again() -> None:
+    """By a probe that is not well before it has answered: whether it lives says nothing of that."""
+    serve = _inference_containers("try-out")["serve"]
+    startup = serve["startupProbe"]
+    assert startup["httpGet"] == serve["readinessProbe"]["httpGet"] != serve["livenessProbe"]["httpGet"]
+    assert startup["failureThreshold"] * startup["periodSeconds"] == 605, "startupSeconds: 601, in steps of 5"
+
+
+@pytest.mark.parametrize("name", ["minimal", "vllm"])
+def test_what_an_inference_pod_ends_by_is_in_its_status(name: str) -> None:
+    containers = _inference_containers(name)
+    assert len(containers) == (3 if name == "vllm" else 1)
+    assert {one.get("terminationMessagePolicy") for one in containers.values()} == {"FallbackToLogsOnError"}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_only_who_needs_a_token_or_a_gpu_has_one(name: str) -> None:
     for owner, template in pod_specs(case(name)):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,11 +15,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from cluster.api import wait_for
+from helm import case, the
 
 from jobs.contracts.errors import ConfigError, TransientError
 
 pytest.importorskip("torch")
 
+from serving.running import SECONDS, process
 from serving.vllm_server import MAX_MODEL_LEN, vllm
 from serving.world import QUESTION, make_world
 
@@ -99,6 +103,50 @@ def test_what_is_in_service_is_brought(world: World, tmp_path: Path) -> None:
     assert "enable-lora" not in yaml.safe_load(brought(world, tmp_path / "two").read_text())
 
 
+def test_it_speaks_of_what_was_brought_though_the_record_is_newer(world: World, tmp_path: Path) -> None:
+    """As where a promotion is written down between the init container and the server's start, or a restart."""
+    world.record("a")
+    config = brought(world, tmp_path / "vllm")
+    world.record("b")
+    file = config.with_name("served")
+    assert file.read_text() == world.served("a") + "\n"
+    arguments = ("--store", world.url, "--device", "cpu", "--refresh-seconds", 0.1)
+    with vllm(config) as vllm_server:
+        with process(*arguments, "--vllm", f"{vllm_server.url}/v1", "--served-file", file) as server:
+            server.wait_for("refrain: ready")
+            wait_for(lambda: server.metric('refrain_refreshes_total{outcome="same"}') > 4, what="looks at the record")
+            assert server.request("GET", "/readyz")[1]["adapter"] == world.digests["a"]
+            assert server.metric('refrain_refreshes_total{outcome="failed"}') == 0
+        with process(*arguments, "--vllm", vllm_server.url) as server:
+            assert server.process.wait(SECONDS) == ConfigError.exit_code
+            assert "vLLM serves" in "".join(server.told)
+
+
+def test_bare_is_brought_as_such(world: World, tmp_path: Path) -> None:
+    assert brought(world, tmp_path / "vllm").with_name("served").read_text() == "@\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "more", "code", "told"),
+    [
+        ("", (), 65, "no KEY@DIGEST"),
+        (None, (), 66, "no such file"),
+        ("@\n", ("--served", "@"), 2, "leave one out"),
+    ],
+)
+def test_a_served_file_that_says_nothing(
+    world: World, tmp_path: Path, text: str | None, more: tuple[str, ...], code: int, told: str
+) -> None:
+    file = tmp_path / "served"
+    if text is not None:
+        file.write_text(text)
+    command = [str(Path(sys.executable).with_name("refrain")), "serve", "--port=0", f"--store={world.url}"]
+    done = subprocess.run(
+        [*command, f"--served-file={file}", *more], check=False, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert (done.returncode, told in done.stderr) == (code, True), done.stderr
+
+
 def test_another_adapter_is_not_taken_while_it_runs(world: World, tmp_path: Path) -> None:
     served = world.served("a")
     config = brought(world, tmp_path / "vllm", served)
@@ -112,6 +160,43 @@ def test_another_adapter_is_not_taken_while_it_runs(world: World, tmp_path: Path
 def test_one_that_does_not_answer(world: World) -> None:
     with pytest.raises(TransientError, match="vLLM does not answer"):
         VllmDecoder(find_base(str(world.base)), "http://127.0.0.1:1", seconds=0)
+
+
+def test_what_is_no_vllm_is_told_at_once(world: World, tmp_path: Path) -> None:
+    with (
+        vllm(brought(world, tmp_path / "vllm")) as server,
+        pytest.raises(ConfigError, match="GET /v1/models lists no models: HTTP 404"),
+    ):
+        VllmDecoder(find_base(str(world.base)), f"{server.url}/elsewhere")
+
+
+def test_one_that_gives_no_tokens_has_not_answered(world: World, tmp_path: Path) -> None:
+    """Its answers would all be empty, and those of the right adapter."""
+    with vllm(brought(world, tmp_path / "vllm", world.served("a"))) as server:
+        server.gives_tokens = False
+        with (
+            opened(world, served=world.served("a"), vllm=server.url) as assistant,
+            pytest.raises(ConfigError, match="texts without their tokens"),
+        ):
+            assistant.probe(QUESTION)
+
+
+def test_the_chart_s_probe_of_it(world: World, tmp_path: Path) -> None:
+    """The command in the pod, against a server that is well, one that is not, and none."""
+    containers = the(case("vllm"), "Deployment", "refrain-inference")["spec"]["template"]["spec"]["containers"]
+    (container,) = (one for one in containers if one["name"] == "vllm")
+    commands = [container[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "liveness", "readiness")]
+    assert commands == [commands[0]] * 3
+    with vllm(brought(world, tmp_path / "vllm")) as server:
+
+        def exit_code() -> int:
+            here = [part.replace("8001", server.url.rpartition(":")[2]) for part in commands[0]]
+            return subprocess.run(here, check=False, capture_output=True).returncode
+
+        assert exit_code() == 0
+        server.is_well = False
+        assert exit_code() == 1
+    assert exit_code() == 1
 
 
 def test_one_that_breaks_off_fails_that_answer(world: World, tmp_path: Path) -> None:

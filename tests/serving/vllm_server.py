@@ -33,6 +33,10 @@ class Vllm:
     """Answers whose client went away."""
     breaks_after: int | None = None
     """Tokens after which it dies in the middle of an answer."""
+    gives_tokens: bool = True
+    """Before 0.10.2 vLLM passed over `return_token_ids`."""
+    is_well: bool = True
+    """Whether its engine is."""
 
     def __post_init__(self) -> None:
         self.decoder = Decoder(find_base(self.config["model"]), device="cpu", precision="fp32")
@@ -59,7 +63,12 @@ class _Handler(BaseHTTPRequestHandler):
     state: Vllm
 
     def do_GET(self) -> None:
-        assert self.path == "/v1/models"
+        if self.path == "/health":
+            self._answer(200 if self.state.is_well else 503, {})
+            return
+        if self.path != "/v1/models":
+            self._answer(404, {"detail": "Not Found"})
+            return
         models = [{"id": name, "object": "model", "max_model_len": MAX_MODEL_LEN} for name in self.state.loaded]
         self._answer(200, {"object": "list", "data": models})
 
@@ -85,8 +94,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return
             text = self.state.decoder.encoder.decode([token])
-            self._event({"choices": [{"index": 0, "text": text, "token_ids": [token], "finish_reason": None}]})
-        self._event({"choices": [{"index": 0, "text": "", "token_ids": [], "finish_reason": "stop"}]})
+            tokens = {"token_ids": [token]} if self.state.gives_tokens else {}
+            self._event({"choices": [{"index": 0, "text": text, "finish_reason": None} | tokens]})
+        self._event({"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")
 
