@@ -55,7 +55,7 @@ _ADAPTER_VARIABLE = "REFRAIN_ADAPTER"
     type=click.IntRange(0),
     default=64,
     show_default=True,
-    help="Requests that may wait; others get 429.",
+    help="Answers that may wait; who wants more gets 429.",
 )
 @click.option(
     "--request-seconds", type=options.Number(0.1), default=300.0, show_default=True, help="How long one may take."

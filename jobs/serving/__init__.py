@@ -9,6 +9,6 @@ event_stream the events of a server that is asked: a refrain serve, a vLLM
 vllm         in place of a model that is loaded here, one that vLLM serves
 assistant    joins them; changes the adapter under load
 api          OpenAI's requests, answers and errors, as values
-app          the HTTP server's routes; `gate` (keys, limits) and `metrics` beside it
+app          the HTTP server's routes; `visit` (one request), `gate` (keys, limits) and `metrics` beside it
 server       start, stop, signals
 """

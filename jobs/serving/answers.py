@@ -22,6 +22,7 @@ from jobs.serving.assistant import Version
 from jobs.serving.engine import Answering, Ended, Event, Failed, Piece
 from jobs.serving.prompting import Asked, Prompt, sources_body
 from jobs.serving.service import Service
+from jobs.serving.visit import GONE, Visit, visit_of
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -34,8 +35,6 @@ logger = logging.getLogger("refrain.serve")
 _DEFAULT_NEW_TOKENS = 256
 _LOOKS_SECONDS = 0.5
 """Between two looks at whether the client is still there."""
-GONE = 499
-"""The status of who hung up before the answer began, for the count alone."""
 
 
 class Hearing:
@@ -168,7 +167,7 @@ async def chat(service: Service, request: ChatRequest, connection: Request) -> R
     prompt = await service.prompt(asked)
     answer = _begin(service, request, version, [prompt], limit=limit, began=began)
     if request.stream:
-        return _Stream(answer, _chat_chunks(answer))
+        return _Stream(answer, _chat_chunks(answer), visit_of(connection))
     ((text, reason),) = await _whole(answer, connection)
     return JSONResponse(api.chat_completion(answer.head, text, reason, answer.usage, answer.refrain))
 
@@ -176,11 +175,14 @@ async def chat(service: Service, request: ChatRequest, connection: Request) -> R
 async def completion(service: Service, request: CompletionRequest, connection: Request) -> Response:
     """`POST /v1/completions`."""
     began, version = time.monotonic(), service.version(request.model)
-    limit = _limit(service, request)
+    limit, most = _limit(service, request), service.gate.most_answers
+    if len(request.prompts) > most:
+        raise RequestError(f"prompt: {most} texts at most; this server never has room for more", param="prompt")
+    visit_of(connection).take(len(request.prompts) - 1)
     prompts = [await service.apart(partial(_plain, service, text, limit)) for text in request.prompts]
     answer = _begin(service, request, version, prompts, limit=limit, began=began)
     if request.stream:
-        return _Stream(answer, _text_chunks(answer))
+        return _Stream(answer, _text_chunks(answer), visit_of(connection))
     texts = await _whole(answer, connection)
     return JSONResponse(api.text_completion(answer.head, texts, answer.usage, answer.refrain))
 
@@ -245,8 +247,8 @@ async def _whole(answer: _Answer, connection: Request) -> list[tuple[str, str]]:
 class _Stream(StreamingResponse):
     """An answer piece by piece. It closes by itself: who hangs up early enough leaves generators that never began."""
 
-    def __init__(self, answer: _Answer, chunks: AsyncIterator[Json]) -> None:
-        super().__init__(_lines(chunks), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+    def __init__(self, answer: _Answer, chunks: AsyncIterator[Json], visit: Visit) -> None:
+        super().__init__(_lines(chunks, visit), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         self._hearing = answer.hearing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -256,12 +258,13 @@ class _Stream(StreamingResponse):
             self._hearing.close()
 
 
-async def _lines(chunks: AsyncIterator[Json]) -> AsyncIterator[bytes]:
-    """Server-sent events. An error that comes in the middle is the last of them."""
+async def _lines(chunks: AsyncIterator[Json], visit: Visit) -> AsyncIterator[bytes]:
+    """Server-sent events. An error that comes in the middle is the last of them, and counts as what it is."""
     try:
         async for chunk in chunks:
             yield b"data: %b\n\n" % orjson.dumps(chunk)
     except RequestError as error:
+        visit.fail(error.status)
         yield b"data: %b\n\n" % orjson.dumps(error.body)
     else:
         yield b"data: [DONE]\n\n"

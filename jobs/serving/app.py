@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -18,16 +17,14 @@ from jobs.contracts.errors import IntegrityError, MissingInputError, OutputError
 from jobs.serving import answers, api
 from jobs.serving.api import AdapterRequest, ChatRequest, CompletionRequest, RequestError
 from jobs.serving.service import Service
+from jobs.serving.visit import ANSWERING, GONE, OPEN, SWAPPING, Visit
 from jobs.serving.wanted import InStore
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 logger = logging.getLogger("refrain.serve")
 
-_ANSWERING = ("/v1/chat/completions", "/v1/completions")
-_SWAPPING = "/v1/adapter"
-_OPEN = ("/livez", "/readyz", "/metrics")
 _MORE_SECONDS = 10
 """Beyond a request's own time: for a client that does not read what it is told."""
 
@@ -146,7 +143,7 @@ async def _no_route(request: Request, error: Exception) -> Response:
 
 
 async def _gone(_: Request, _error: Exception) -> Response:
-    return Response(status_code=answers.GONE)
+    return Response(status_code=GONE)
 
 
 async def _defect(_: Request, error: Exception) -> Response:
@@ -164,68 +161,36 @@ class _Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        visit = _Visit(scope, send)
+        visit = Visit(self._service, scope, send)
         try:
             self._let_in(visit)
             await self._within_limits(scope, receive, visit)
         except RequestError as error:
-            await visit.refuse(error, receive)
+            if not visit.has_begun:
+                return await _refusal(error)(scope, receive, visit.send)
+            visit.fail(error.status)
+        except BaseException as error:
+            visit.fail(500 if isinstance(error, Exception) else 503)  # a defect, or the server's time to end is over
+            raise
         finally:
-            visit.count(self._service)
+            visit.count()
         return None
 
-    def _let_in(self, visit: _Visit) -> None:
+    def _let_in(self, visit: Visit) -> None:
         if not visit.route.isprintable():  # a route's pattern would overlook a line's end, and we would not
             raise RequestError("no such route", status=404, code="not_found")
-        if visit.route == _SWAPPING:
+        if visit.route == SWAPPING:
             self._service.keys.require_operator(visit.authorization)
-        elif visit.route not in _OPEN:
+        elif visit.route not in OPEN:
             self._service.keys.require_client(visit.authorization)
 
-    async def _within_limits(self, scope: Scope, receive: Receive, visit: _Visit) -> None:
-        if visit.route not in _ANSWERING:
+    async def _within_limits(self, scope: Scope, receive: Receive, visit: Visit) -> None:
+        if visit.route not in ANSWERING:
             return await self._app(scope, receive, visit.send)
         try:
-            with self._service.gate.entered():
+            with visit.inside():
                 async with asyncio.timeout(self._service.limits.request_seconds + _MORE_SECONDS):
                     await self._app(scope, receive, visit.send)
         except TimeoutError:
             raise RequestError("the request took too long", status=504, code="timeout") from None
         return None
-
-
-class _Visit:
-    """One request, and what was answered."""
-
-    def __init__(self, scope: Scope, send: Callable[[Message], Awaitable[None]]) -> None:
-        self.route = scope["path"]
-        self._scope = scope
-        self._send = send
-        self._began = time.monotonic()
-        self._status = answers.GONE
-
-    @property
-    def authorization(self) -> str:
-        """The header."""
-        return Request(self._scope).headers.get("authorization", "")
-
-    async def send(self, message: Message) -> None:
-        """On to the client."""
-        if message["type"] == "http.response.start":
-            self._status = message["status"]
-        await self._send(message)
-
-    async def refuse(self, error: RequestError, receive: Receive) -> None:
-        """Say why not, unless something has been said already."""
-        if self._status == answers.GONE:
-            await _refusal(error)(self._scope, receive, self.send)
-
-    def count(self, service: Service) -> None:
-        """Into the metrics and the log; nothing of what was asked."""
-        known = (*_ANSWERING, *_OPEN, _SWAPPING, "/v1/models")
-        route = self.route if self.route in known else "other"
-        seconds = time.monotonic() - self._began
-        service.metrics.requests.labels(route, str(self._status)).inc()
-        service.metrics.seconds.labels(route).observe(seconds)
-        if route not in _OPEN:
-            logger.info("%s %s %d %.3f s", self._scope["method"], route, self._status, seconds)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +30,7 @@ class Limits:
     max_active: int = 32
     """Answers that grow at a time."""
     max_waiting: int = 64
-    """Requests that wait for their turn; the next one is told to come back."""
+    """Answers that wait for their turn; who wants one more is told to come back."""
     request_seconds: float = 300.0
     """How long one may take, waiting included."""
 
@@ -111,18 +109,15 @@ class Gate:
     """Counts who is inside. For one event loop."""
 
     def __init__(self, limits: Limits) -> None:
-        self._most = limits.max_active + limits.max_waiting
-        self.num_inside = 0
+        self.most_answers = limits.max_active + limits.max_waiting
+        self.num_answers = 0
+        """That grow or wait; a request may want several."""
+        self.num_requests = 0
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Be inside while the block runs; RequestError where it is full."""
-        if self.num_inside >= self._most:
+    def take(self, number: int) -> None:
+        """Count so many more answers; RequestError where there is no room for them all."""
+        if self.num_answers + number > self.most_answers:
             raise RequestError(
                 "too many requests wait already", status=429, code="rate_limit_exceeded", retry=_RETRY_SECONDS
             )
-        self.num_inside += 1
-        try:
-            yield
-        finally:
-            self.num_inside -= 1
+        self.num_answers += number

@@ -16,7 +16,7 @@ class Metrics:
         registry = self._registry = CollectorRegistry()
         self.requests = Counter(
             "refrain_http_requests",
-            "Requests by route and status; 499: the client went away.",
+            "Requests by route and status, also of streams that end as no 200; 499: the client hung up.",
             ["route", "status"],
             registry=registry,
         )

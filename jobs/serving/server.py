@@ -136,7 +136,7 @@ class _Life:
         """Not ready from now on; new requests are taken a while longer, for balancers hear of it late."""
         if self._service.is_draining:
             return
-        logger.info("told to stop: %d requests under way", self._service.gate.num_inside)
+        logger.info("told to stop: %d requests under way", self._service.gate.num_requests)
         self._service.is_draining = True
         asyncio.get_running_loop().call_later(self._settings.drain_seconds, self._stop)
 

@@ -53,7 +53,7 @@ class Service:
     def __post_init__(self) -> None:
         self.gate = Gate(self.limits)
         self._searches = ThreadPoolExecutor(1, "search")
-        self.metrics.watch("requests_inside", lambda: self.gate.num_inside)
+        self.metrics.watch("requests_inside", lambda: self.gate.num_requests)
         self.metrics.watch("ready", lambda: float(self.is_ready))
 
     def open(self) -> None:

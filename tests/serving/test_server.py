@@ -67,6 +67,7 @@ def test_as_process_1_and_cut_off_by_the_grace(world: World) -> None:
         inside = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
         os.kill(int(inside[0]), signal.SIGTERM)
         assert server.process.wait(SECONDS) == 0
+    assert [line for line in server.told if "POST /v1/chat/completions 503" in line]
 
 
 def test_stopped_while_it_loads(world: World) -> None:
