@@ -5,19 +5,16 @@ There are no nodes here: pods are admitted, and wait. What runs in them is the e
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from cluster.api import ApiError, Object, wait_for
-from cluster.programs import binary
-from helm import CASES, CHART, CRDS, NAMES, NEEDED, case, helm, monitoring_crds, pod_specs, sets
+from helm import CASES, CHART, CRDS, NAMES, case, helm, pod_specs
+from helm_release import DEPLOYMENT, RESTRICTED, Release
 
 from controller.serving import INFERENCE_RIGHTS, RIGHTS
 
@@ -27,74 +24,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 PAGE = Path(__file__).parents[2] / "docs" / "upgrade.md"
-DEPLOYMENT = "apps/v1/Deployment"
-ADAPTER = "refrain.dev/adapter"
-RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
-
-
-@pytest.fixture(scope="module")
-def definitions(control_plane: ControlPlane) -> None:
-    """Those of Prometheus' operator, as a cluster has them that wants monitors."""
-    control_plane.apply([yaml.safe_load(path.read_text()) for path in monitoring_crds()])
-
-
-class Release:
-    """A release in a namespace of its own."""
-
-    def __init__(self, control_plane: ControlPlane, namespace: str) -> None:
-        self.control_plane, self.namespace = control_plane, namespace
-        self.api = control_plane.api
-
-    def helm(self, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-        kubeconfig = {"KUBECONFIG": str(self.control_plane.kubeconfig)}
-        return helm(*arguments, f"--namespace={self.namespace}", environment=kubeconfig, **options)
-
-    def kubectl(self, *arguments: str) -> None:
-        command = [str(binary("kubectl")), f"--namespace={self.namespace}", *arguments]
-        kubeconfig = {"KUBECONFIG": str(self.control_plane.kubeconfig)}
-        subprocess.run(command, env=os.environ | kubeconfig, check=True, capture_output=True)
-
-    def wait_for_replica_set(self, adapter: str) -> None:
-        """Until what a roll-out can be undone to is there."""
-
-        def there() -> bool:
-            found = self.api.list("apps/v1/ReplicaSet", self.namespace)
-            return any(
-                one["spec"]["template"]["metadata"].get("annotations", {}).get(ADAPTER) == adapter for one in found
-            )
-
-        wait_for(there, what="the adapter's pods are wanted")
-
-    def install(self, **values: Any) -> subprocess.CompletedProcess[str]:
-        return self.helm("upgrade", "--install", "refrain", CHART, *sets(NEEDED | _dotted(values)))
-
-    def adapter(self) -> str | None:
-        template = self.api.get(DEPLOYMENT, "refrain-inference", self.namespace)["spec"]["template"]
-        return template["metadata"].get("annotations", {}).get(ADAPTER)
-
-    def promote(self, adapter: str) -> None:
-        """As the controller does: applied on the server side, under its own name."""
-        template = {"metadata": {"annotations": {ADAPTER: adapter}}}
-        body = {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "metadata": {"name": "refrain-inference", "namespace": self.namespace},
-            "spec": {"template": template},
-        }
-        self.api.apply(body, self.namespace, manager="refrain-controller")
-
-
-def _dotted(values: dict[str, Any]) -> dict[str, Any]:
-    return {name.replace("__", "."): value for name, value in values.items()}
-
-
-@pytest.fixture
-def release(control_plane: ControlPlane, new_namespace: Callable[..., str], definitions: None) -> Iterator[Release]:
-    """One that is not yet installed, where pods have to be restricted."""
-    control_plane.apply(helm("template", "refrain-crds", CRDS).stdout)
-    made = Release(control_plane, new_namespace(**RESTRICTED))
-    yield made
-    made.helm("uninstall", "refrain", "--ignore-not-found")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -209,13 +138,13 @@ def test_a_person_brings_an_older_adapter_back(release: Release) -> None:
     for adapter in ("archives/mail/adapters/w1@" + "a" * 64, "archives/mail/adapters/w2@" + "b" * 64):
         release.promote(adapter)
         release.wait_for_replica_set(adapter)
-    release.kubectl("rollout", "undo", "deployment/refrain-inference")
+    release.shell("kubectl -n mail rollout undo deployment/refrain-inference")
     assert release.adapter() == "archives/mail/adapters/w1@" + "a" * 64
 
     (command,) = re.findall(
-        r"^kubectl -n mail (patch deployment refrain-inference .*?)\n```", PAGE.read_text(), re.M | re.S
+        r"^(kubectl -n mail patch deployment refrain-inference .*?)\n```", PAGE.read_text(), re.M | re.S
     )
-    release.kubectl(*shlex.split(command.replace("\\\n", "")))
+    release.shell(command)
     assert release.adapter() is None
     release.install(image__tag="0.2.0")
     assert release.adapter() is None

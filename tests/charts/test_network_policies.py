@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from helm import NEEDED, case, of_kind, pod_specs, rendered, sets
 from network_policies import Address, Place, Pod, allows
 
 from controller.objects import MANAGED_BY, MANAGER, STAGE
 
+PAGE = Path(__file__).parents[2] / "docs" / "install.md"
 API_SERVER = Address("203.0.113.1")
 INTERNET = Address("198.51.100.7")
+POD_IDENTITY, INSTANCE_METADATA = Address("169.254.170.23"), Address("169.254.169.254")
 NODE = Address("203.0.113.9", is_own_node=True)
 STRANGER = Pod({"app": "shell"})
 DNS = Pod({"k8s-app": "kube-dns"}, "kube-system", {"kubernetes.io/metadata.name": "kube-system"})
@@ -149,6 +154,21 @@ def test_ports_of_store_and_proxy_follow_their_urls() -> None:
         policies, places = list(of_kind(objects, "NetworkPolicy")), _places(objects)
         for who in ("train", "inference"):
             assert allows(policies, places[who], INTERNET, port) is is_allowed, (who, changes)
+
+
+def test_identity_is_asked_for_where_the_page_s_values_open_it(tmp_path: Path) -> None:
+    (text,) = (one for one in re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL) if "extraEgress" in one)
+    (tmp_path / "values.yaml").write_text(text)
+    opened = rendered(*sets(NEEDED), f"--values={tmp_path / 'values.yaml'}")
+    shut = rendered(*sets(NEEDED | {"networkPolicy.enabled": True}))
+    for objects, is_allowed in ((shut, False), (opened, True)):
+        policies, places = list(of_kind(objects, "NetworkPolicy")), _places(objects)
+        for agent in (POD_IDENTITY, INSTANCE_METADATA):
+            for who in ("parse", "train", "select", "inference"):
+                assert allows(policies, places[who], agent, 80) is is_allowed, (who, agent)
+            for who in ("controller", "schedule"):
+                assert not allows(policies, places[who], agent, 80), (who, agent)
+        assert not allows(policies, places["train"], INTERNET, 80)
 
 
 def test_no_ports_are_not_all_ports() -> None:

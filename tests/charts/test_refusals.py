@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from helm import CHART, NEEDED, helm, sets, template, words
 
+from controller.cli.scheduling import words_of
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 # One for each kind of bound; values of the cycle and of stages have the models' own.
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"inference.mode": "Blue"}, "at '/inference/mode': value must be one of 'Rollout', 'Swap'"),
@@ -52,6 +57,12 @@ UNMET: list[tuple[dict[str, Any], str]] = [
         {"inference.podAnnotations": {"refrain.dev/adapter": "a@b"}},
         "podAnnotations: refrain.dev/adapter is the controller's",
     ),
+    (
+        {"schedule.sources": [{"mbox": "s3://mail/{weak}.mbox.gz"}]},
+        "schedule: no such word in the cycle's name, sources or spec: {weak};",
+    ),
+    ({"schedule.name": "list-{week}-{day}"}, "sources or spec: {day}; there are {date}, {time},"),
+    ({"schedule.spec": {"evaluation": {"embeddingModel": "s3://refrain/{Week}"}}}, "sources or spec: {Week}; there"),
 ]
 
 
@@ -67,6 +78,14 @@ def test_the_templates_refuse(values: dict[str, Any], message: str) -> None:
     done = template(*sets(NEEDED | values), check=False)
     assert done.returncode != 0
     assert message in words(done.stderr)
+
+
+def test_the_words_of_a_schedule_are_those_that_are_filled_in() -> None:
+    known = list(words_of(NOON))
+    done = template(*sets(NEEDED | {"schedule.name": "mail-{no}"}), check=False)
+    assert re.findall(r"\{(\w+)\}", done.stderr) == ["no", *known]
+    sources = [{"mbox": f"s3://mail/{{{word}}}.mbox"} for word in known]
+    assert template(*sets(NEEDED | {"schedule.sources": sources})).returncode == 0
 
 
 def test_a_parent_charts_globals_are_let_be() -> None:

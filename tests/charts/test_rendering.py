@@ -6,6 +6,7 @@ REFRAIN_WRITE_GOLDENS=1 pytest tests/charts/test_rendering.py     writes the gol
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -277,8 +278,42 @@ def test_names_leave_room_for_what_kubernetes_appends() -> None:
 # ---- what it says in the end
 
 
-def test_notes_say_what_to_do_next() -> None:
-    notes = helm("install", "refrain", CHART, "--namespace=mail", "--dry-run=client", *sets(NEEDED), check=False).stdout
-    assert "helm install refrain-crds charts/refrain-crds" in notes
-    assert "kubectl -n mail rollout status deployment/refrain-inference" in notes
-    assert 'create job --from=cronjob/refrain-schedule "refrain-schedule-$(($(date +%s) / 60))"' in notes
+def _notes(name: str) -> str:
+    values = f"--values={CASES / name}.values.yaml"
+    said = helm("install", "refrain", CHART, "--namespace=mail", "--dry-run=client", values).stdout
+    return said.partition("\nNOTES:\n")[2]
+
+
+SAID: dict[str, set[str]] = {
+    "a definition of its own": {"helm install refrain-crds charts/refrain-crds"},
+    "a schedule": {"A cycle is created at", "create job --from=cronjob/"},
+    "no schedule": {"No schedule: create cycles by"},
+    "inference": {"/v1/chat/completions", "-inference 8000:80", "-inference   # begins with"},
+    "keys": {"'Authorization: Bearer …'"},
+    "a store's secret": {"get secret refrain-store -o go-template=", "port-forward service/refrain-store 9000"},
+    "sources": {"mbox: s3://refrain/incoming/{last_week}.mbox.gz"},
+    "an upload": {"refrain upload 2026-W47.mbox.gz s3://refrain/incoming/"},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("minimal", {"a definition of its own", "a schedule", "an upload", "inference"}),
+        ("try-out", {"a schedule", "a store's secret", "inference", "sources"}),
+        ("swap", {"a definition of its own", "no schedule", "inference", "keys"}),
+        ("controller", {"a definition of its own", "no schedule"}),
+    ],
+)
+def test_notes_say_what_to_do_next(name: str, expected: set[str]) -> None:
+    notes = _notes(name)
+    assert {what for what, texts in SAID.items() if any(text in notes for text in texts)} == expected
+    assert not [text for what in expected for text in SAID[what] if text not in notes]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notes_name_what_is_there(name: str) -> None:
+    named = re.findall(r"\b(deployment|cronjob|service)/([\w-]+)", _notes(name))
+    assert named
+    there = {(one["kind"].lower(), one["metadata"]["name"]) for one in case(name)}
+    assert set(named) <= there
