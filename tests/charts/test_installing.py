@@ -170,6 +170,42 @@ def test_an_upgrade_without_changes_changes_nothing(release: Release) -> None:
     assert state() == before
 
 
+def test_the_object_store_s_volume_is_changed_as_the_page_says(release: Release) -> None:
+    """The claim's own growth, which wants a StorageClass that allows it, is left out: there is no volume here."""
+    release.install(objectStore__enabled=True)
+    wait_for(lambda: release.api.list("v1/Pod", release.namespace, labels=_STORE), what="the store's pod is there")
+    kept = _store_objects(release)
+    larger = {**NEEDED, "objectStore.enabled": True, "objectStore.persistence.size": "50Gi"}
+    refused = release.helm("upgrade", "refrain", CHART, *sets(larger), check=False)
+    assert refused.returncode != 0
+    (words,) = re.findall(r"words are `(.*?) … (.*?)`", PAGE.read_text())
+    assert all(part in refused.stderr for part in words), refused.stderr
+    (command,) = re.findall(r"^kubectl -n mail (delete statefulset .*)$", PAGE.read_text(), re.M)
+    release.kubectl(*shlex.split(command))
+    release.helm("upgrade", "refrain", CHART, *sets(larger))
+    store = release.api.get("apps/v1/StatefulSet", "refrain-store", release.namespace)
+    (claim,) = store["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["resources"]["requests"]["storage"] == "50Gi"
+
+    def is_taken_over() -> bool:
+        (pod,) = release.api.list("v1/Pod", release.namespace, labels=_STORE)
+        return [one["uid"] for one in pod["metadata"].get("ownerReferences", ())] == [store["metadata"]["uid"]]
+
+    wait_for(is_taken_over, what="the new StatefulSet has the pod")
+    assert _store_objects(release) == kept
+
+
+_STORE = "app.kubernetes.io/component=store"
+
+
+def _store_objects(release: Release) -> dict[str, str]:
+    """The store's pod and claim, by name, each with its own identity."""
+    found = [
+        one for kind in ("v1/Pod", "v1/PersistentVolumeClaim") for one in release.api.list(kind, release.namespace)
+    ]
+    return {one["metadata"]["name"]: one["metadata"]["uid"] for one in found if "-store-" in one["metadata"]["name"]}
+
+
 def test_two_releases_do_not_touch_each_other(release: Release, new_namespace: Callable[..., str]) -> None:
     other = Release(release.control_plane, new_namespace(**RESTRICTED))
     release.install()
