@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from cluster.api import ApiError, Object, wait_for
-from helm import CASES, CHART, CRDS, NAMES, case, helm, pod_specs
+from helm import CASES, CHART, CRDS, NAMES, NEEDED, case, helm, pod_specs, sets
 from helm_release import DEPLOYMENT, RESTRICTED, Release
 
 from controller.serving import INFERENCE_RIGHTS, RIGHTS
@@ -180,8 +180,8 @@ def test_the_object_store_s_volume_is_changed_as_the_page_says(release: Release)
     assert refused.returncode != 0
     (words,) = re.findall(r"words are `(.*?) … (.*?)`", PAGE.read_text())
     assert all(part in refused.stderr for part in words), refused.stderr
-    (command,) = re.findall(r"^kubectl -n mail (delete statefulset .*)$", PAGE.read_text(), re.M)
-    release.kubectl(*shlex.split(command))
+    (command,) = re.findall(r"^(kubectl -n mail delete statefulset .*)$", PAGE.read_text(), re.M)
+    release.shell(command)
     release.helm("upgrade", "refrain", CHART, *sets(larger))
     store = release.api.get("apps/v1/StatefulSet", "refrain-store", release.namespace)
     (claim,) = store["spec"]["volumeClaimTemplates"]
