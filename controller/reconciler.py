@@ -32,6 +32,8 @@ _NUM_WORKERS = 8
 """For archives that have changed."""
 _NUM_ROUTINE_WORKERS = 2
 """For those of which nothing is known but that they are there."""
+_ROUTINE_PAUSE_SECONDS = 0.1
+"""Between two of them, so that those that have changed find a thread."""
 _MOST_DELAY_SECONDS = 60.0
 _SOON_SECONDS = 0.2
 _HEAL_SECONDS = 5
@@ -81,14 +83,18 @@ class Reconciler:
                 group.create_task(self._work(self._routine))
 
     async def _resync(self) -> None:
+        pause = 0.0  # after a start all are looked at at once
         while True:
             await self._read_settings()
             try:
-                for archive in await asyncio.to_thread(archives, self.api):
-                    self.mark(archive, is_routine=True)
+                found = await asyncio.to_thread(archives, self.api)
+                self.last_resync = time.monotonic()
                 if self.settings.inference is not None:  # whose last cycle may be gone
                     self.mark(self.settings.inference.archive)
-                self.last_resync = time.monotonic()
+                for archive in found:
+                    self.mark(archive, is_routine=True)
+                    await asyncio.sleep(pause)
+                pause = _ROUTINE_PAUSE_SECONDS
             except (ApiError, RefrainError) as error:
                 logger.warning("resync: %s", error)
             except Exception:

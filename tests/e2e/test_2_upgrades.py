@@ -15,12 +15,17 @@ SERVE = "jsonpath={.spec.template.spec.containers[0].image} {.spec.template.spec
 
 def test_the_adapter_outlives_upgrades_rollbacks_and_the_release(new_release: Callable[..., Release]) -> None:
     timer = kube.Timer()
-    release = new_release("upgrades")
+    release = new_release("upgrades", modelCache={"enabled": True})
+    release.wait_inference()
+    assert release.served() == ""
+    timer.lap("installed: the bare base model answers")
     release.create("w1")
     first = release.wait("w1", "Promoted")
     digest = first["status"]["candidate"]["sha256"]
     assert release.served() == digest
-    timer.lap("installed, first adapter promoted")
+    models = cached(release)
+    assert len(models) == NUM_MODELS
+    timer.lap("first adapter promoted")
 
     release.upgrade(image={"registry": kube.REGISTRY, "tag": kube.OTHER_TAG}, inference=ANOTHER_ENV)
     release.wait_inference()
@@ -39,6 +44,7 @@ def test_the_adapter_outlives_upgrades_rollbacks_and_the_release(new_release: Ca
     second = release.wait("w2", "Promoted")
     newer = second["status"]["candidate"]["sha256"]
     assert newer != digest
+    assert cached(release) == models
     assert release.served() == newer
     timer.lap("second adapter promoted")
 
@@ -70,3 +76,19 @@ ANOTHER_ENV = {"extraEnv": [{"name": "OMP_NUM_THREADS", "value": "1"}, {"name": 
 def deployment(release: Release) -> str:
     """The image of the inference Deployment and the names of its variables."""
     return kube.kubectl("get", "deployment", "refrain-inference", "--namespace", release.namespace, "--output", SERVE)
+
+
+NUM_MODELS = 2
+"""The base model and the one for embeddings."""
+CACHED = """
+import os
+for folder, _, files in os.walk("/cache"):
+    if "config.json" in files and "1_Pooling" not in folder:
+        print(folder, os.stat(folder).st_ino)
+"""
+
+
+def cached(release: Release) -> list[str]:
+    """The models that all pods share, and which files they are: fetched anew they would be others."""
+    where = ("exec", "deployment/refrain-inference", "--namespace", release.namespace, "--container=serve")
+    return sorted(kube.kubectl(*where, "--", "python", "-c", CACHED).splitlines())
