@@ -34,6 +34,7 @@ from controller.objects import (
     MANAGER,
     PLURAL,
     PROMOTION,
+    PROMOTION_MANAGER,
     RUN,
     SPEC_HASH,
     STAGE,
@@ -55,9 +56,6 @@ from jobs.contracts.cycle.status import CycleStatus
 from jobs.contracts.errors import TransientError
 
 logger = logging.getLogger("refrain.controller")
-
-PROMOTION_MANAGER = "refrain-promotion"
-"""Field manager of the inference Deployment's annotations. It is ours alone: the chart never sets them."""
 
 
 class Applier:

@@ -11,6 +11,7 @@ from controller.objects import (
     ADAPTER,
     JOB_INDEX,
     PROMOTION,
+    PROMOTION_MANAGER,
     Json,
     annotations_of,
     is_live,
@@ -61,6 +62,13 @@ class Inference:
         """The value of the pod template's annotation; empty where it is not set."""
         template = self.deployment["spec"]["template"].get("metadata") or {}
         return str((template.get("annotations") or {}).get(ADAPTER, ""))
+
+    @property
+    def is_set_by_us(self) -> bool:
+        """Whether that annotation is as this controller set it: `kubectl rollout undo`, like any other, takes it over."""
+        entries = self.deployment["metadata"].get("managedFields") or []
+        ours = (one.get("fieldsV1") or {} for one in entries if one.get("manager") == PROMOTION_MANAGER)
+        return any(_has_field(fields, "spec", "template", "metadata", "annotations", ADAPTER) for fields in ours)
 
     @property
     def marker(self) -> Json:
@@ -140,6 +148,15 @@ class Observed:
         spared = uid(self.jobs[but]) if but in self.jobs else None
         yield from (pod for pod in self.pods if is_live(pod) and owner_uid(pod) != spared)
         yield from (job for key, job in self.jobs.items() if is_train_job(job) and is_live(job) and key != but)
+
+
+def _has_field(fields: Json, *path: str) -> bool:
+    """Whether a field is among those of an entry of `managedFields`."""
+    for step in path:
+        if f"f:{step}" not in fields:
+            return False
+        fields = fields[f"f:{step}"]
+    return True
 
 
 def _rank(pod: Json) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from controller.actions import Ask, Forget, SetAdapter, Swap
+from controller.former import former_of, parted, value_of
 from controller.objects import after, condition, is_deleting, is_false, is_ready, name, uid
 from controller.observed import Inference, Refusal, Swapped, refusal_key
 from controller.status import shortened
@@ -64,7 +65,7 @@ def _wait_for_it(p: Planning, promotion: Promotion | None) -> bool:
     assert candidate is not None
     message = f"the controller's settings name Deployment {said.deployment}, and there is none"
     if promotion is None:
-        value = _value(candidate.adapter, candidate.sha256)
+        value = value_of(candidate.adapter, candidate.sha256)
         promotion = Promotion(phase="Announced", adapter=value, started_at=p.now_written, reason="InferenceMissing")
         p.set(state="Running", promotion=promotion)
     if promotion.phase == "Recording" and _has_begun(p, promotion):
@@ -93,7 +94,7 @@ def _is_approved(p: Planning) -> bool:
         message = f"nobody approved {candidate.sha256} within {promotion.approval_timeout_seconds} s"
         withheld = Promotion(
             phase="Withheld",
-            adapter=_value(candidate.adapter, candidate.sha256),
+            adapter=value_of(candidate.adapter, candidate.sha256),
             started_at=p.now_written,
             reason="ApprovalTimedOut",
             message=message,
@@ -111,22 +112,25 @@ def _is_approved(p: Planning) -> bool:
 
 def _announce(p: Planning, inference: Inference) -> None:
     """Write down what is served now, before anything is changed."""
-    candidate, incumbent = p.status.candidate, p.status.incumbent
+    candidate = p.status.candidate
     assert candidate is not None
-    value = _value(candidate.adapter, candidate.sha256)
+    value = value_of(candidate.adapter, candidate.sha256)
     if inference.marker and not inference.is_swapped:  # of what went before; `heal` is about to take it back
         if (refusal := _refusal(p, inference)) is not None:
             _wait_refused(p, inference, value, refusal)
         p.wake(after(p.now_written, _POLL_SECONDS))
         return
-    former = inference.adapter
-    if inference.is_swapped:
-        former = _value(incumbent.adapter, incumbent.sha256) if incumbent and incumbent.adapter else ""
+    former = former_of(inference, p.status)
     promotion = Promotion(phase="Announced", adapter=value, former=former, started_at=p.now_written)
+    message = f"{name(inference.deployment)} does not answer with it yet"
+    if (said := parted(inference, p.status)) is not None:
+        reason, difference = said
+        p.emit(reason, difference, is_warning=True)
+        message = f"{message}; {difference}"
     p.actions.append(Forget())
     p.set(state="Running", promotion=promotion)
     p.progressing("True", "RollingOut", _rolling_out(inference, promotion))
-    p.condition("Promoted", "Unknown", "RollingOut", f"{name(inference.deployment)} does not answer with it yet")
+    p.condition("Promoted", "Unknown", "RollingOut", message)
 
 
 def _wait_refused(p: Planning, inference: Inference, value: str, refusal: Refusal) -> None:
@@ -374,7 +378,3 @@ def _withhold(p: Planning, promotion: Promotion, reason: str, message: str) -> N
     changed = promotion.model_copy(update={"phase": "Withheld", "reason": reason, "message": shortened(message)})
     p.set(promotion=changed)
     p.condition("Promoted", "False", reason, message)
-
-
-def _value(adapter: str | None, sha256: str) -> str:
-    return f"{adapter or ''}@{sha256}"

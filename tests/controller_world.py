@@ -28,7 +28,7 @@ from controller.actions import (
 )
 from controller.apply import status_document
 from controller.cycles import Cycle, read_cycle
-from controller.objects import ADAPTER, PROMOTION, SPEC_HASH, written
+from controller.objects import ADAPTER, PROMOTION, PROMOTION_MANAGER, SPEC_HASH, written
 from controller.observed import Answer, Inference, Observed, Refusal, Swapped, refusal_key
 from controller.plan import heal, plan
 from controller.settings import Settings
@@ -291,6 +291,19 @@ class World:
             template[ADAPTER] = action.adapter
         if template != before:
             metadata["generation"] += 1
+        self._own(PROMOTION_MANAGER)
+
+    def set_by_hand(self, adapter: str) -> None:
+        """As `kubectl rollout undo` does it: the template of then comes back, the Deployment's own annotations stay."""
+        assert self.deployment is not None
+        self.deployment["spec"]["template"]["metadata"]["annotations"] = {ADAPTER: adapter}
+        self.deployment["metadata"]["generation"] += 1
+        self._own("kubectl-rollout")
+
+    def _own(self, manager: str) -> None:
+        assert self.deployment is not None
+        fields = {"f:spec": {"f:template": {"f:metadata": {"f:annotations": {f"f:{ADAPTER}": {}}}}}}
+        self.deployment["metadata"]["managedFields"] = [{"manager": manager, "fieldsV1": fields}]
 
     # ---- what Kubernetes does
 

@@ -148,7 +148,10 @@ GROUPS: dict[str, dict[str, Advice]] = {
             "give it room, or set the controller's `inference.mode` to Swap",
         ),
         "RolledBackExternally": (
-            "somebody set the Deployment back during the roll-out; that stays",
+            (
+                "somebody set the Deployment back: during the roll-out that stays; an Event, where the next promotion "
+                "finds it: it comes back should the candidate be withheld"
+            ),
             "nothing, where it was meant; otherwise run another cycle",
         ),
     },
@@ -181,6 +184,13 @@ GROUPS: dict[str, dict[str, Advice]] = {
             "set it in the runtime that the controller's `trainJob` names",
         ),
         "SharesLost": ("pods of an evaluation failed for good; it goes on with what the others have scored", ""),
+        "RecordDiffers": (
+            (
+                "the Deployment serves what the controller set last, and the record says another: it was changed "
+                "elsewhere (`refrain promote --rollback`, `refrain run`), or a promotion was cut off"
+            ),
+            "where the candidate is withheld: bring the one on record into service (docs/upgrade.md)",
+        ),
         "JobLost": ("a stage's Job was lost before it had finished; it is begun again", ""),
     },
 }

@@ -237,6 +237,7 @@ def reasons_in_the_code() -> set[str]:
         "symptoms",
         "noting",
         "promoting",
+        "former",
         "healing",
         "turns",
         "status",
@@ -256,7 +257,8 @@ def reasons_in_the_code() -> set[str]:
 NO_REASONS = {
     *("True", "False", "Unknown", "Complete", "Succeeded", "Progressing", "Running", "Failed", "Skipped"),
     *("Announced", "Restoring", "Withheld", "Promote", "Automatic"),
-    *("PodFailurePolicy", "TrainingRuntimeNotSupported", "FailedIndexes", "PodScheduled", "ReplicaFailure", "Error"),
+    *("PodFailurePolicy", "TrainingRuntimeNotSupported", "FailedIndexes", "PodScheduled", "Ready", "ReplicaFailure"),
+    *("Error",),
     *("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"),
     *("CreateContainerConfigError", "CreateContainerError", "RunContainerError"),
 }

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from cluster.api import Object, wait_for
+from cluster.kubelet import GPU
 from controller_process import Operator, operator, played
 from controller_world import KEPT, RESULTS, WINNER
 from inference_pods import Serving, deployment, settings_of
 
 if TYPE_CHECKING:
     from cluster.control_plane import ControlPlane
-    from cluster.kubelet import Kubelet, Play
+    from cluster.kubelet import Kubelet, Play, Run
 
 pytestmark = pytest.mark.cluster
 FORMER = f"cycles/w0/train/checkpoints/step_2@{'f' * 64}"
@@ -42,6 +43,12 @@ def serving(kubelet: Kubelet) -> Serving:
 def promoting(control_plane: ControlPlane, namespace: str, folder: Path, mode: str = "Rollout") -> Iterator[Operator]:
     with operator(control_plane, namespace, folder, inference=settings_of(folder, mode)) as made:
         yield made.start()
+
+
+def adapter_at(value: str) -> Object:
+    """As a stage's result has it."""
+    key, _, digest = value.partition("@")
+    return {"adapter": key, "sha256": digest, "scores": {}}
 
 
 def adapter_of(made: Operator) -> str:
@@ -121,6 +128,60 @@ def test_undone_by_a_person(control_plane: ControlPlane, serving: Serving, names
         made.create("w2")
         made.wait("w2", "Promoted", 120)
         assert adapter_of(made) == NEW
+
+
+def test_undone_when_it_had_ended(
+    control_plane: ControlPlane, kubelet: Kubelet, serving: Serving, namespace: str, tmp_path: Path
+) -> None:
+    """The next cycle, whose select finds w1 on record, says so once, and brings in its own."""
+    first, second = (FORMER, NEW), (NEW, f"cycles/w2/train/checkpoints/step_4@{'b' * 64}")
+
+    def rule(pod: Object) -> Play | Run:
+        week = pod["metadata"]["labels"].get("refrain.dev/cycle")
+        recorded, winner = second if week == "w2" else first
+        found = {"incumbent": adapter_at(recorded), "candidate": adapter_at(winner)}
+        return played(pod, RESULTS | {"select": RESULTS["select"] | found}) if week else serving.play(pod)
+
+    kubelet.rule = rule
+    control_plane.api.create(deployment(FORMER), namespace)
+    with promoting(control_plane, namespace, tmp_path) as made:
+        is_available(made)
+        made.create("w1")
+        made.wait("w1", "Promoted", 120)
+        wait_for(lambda: marker_of(made) == "", 30, "the promotion is forgotten")
+        control_plane.kubectl("rollout", "undo", "deployment/serve", "-n", namespace)
+        assert adapter_of(made) == FORMER
+        made.create("w2")
+        status = made.wait("w2", "Promoted", 120)
+        assert status["promotion"]["former"] == FORMER
+        assert adapter_of(made) == second[1]
+        (told,) = (one for one in made.events() if one["reason"] in ("RolledBackExternally", "RecordDiffers"))
+        assert (told["reason"], told["involvedObject"]["name"]) == ("RolledBackExternally", "w2")
+        served, recorded = FORMER[: 16 - 64], NEW[: 16 - 64]
+        assert told["message"].startswith(f"serve serves {served}, the record says {recorded}: somebody set it")
+
+
+def test_no_room_for_one_more_pod(
+    control_plane: ControlPlane, kubelet: Kubelet, serving: Serving, namespace: str, tmp_path: Path
+) -> None:
+    """Its GPUs are all taken by the former pods, which go on."""
+    wanted = deployment(FORMER)
+    wanted["spec"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {GPU: "1"}}
+    control_plane.api.create(wanted, namespace)
+    with promoting(control_plane, namespace, tmp_path) as made:
+        is_available(made)
+        former = {pod["metadata"]["name"] for pod in made.pods()}
+        made.create("w1", promotion={"mode": "Manual", "timeoutSeconds": 15})
+        made.wait("w1", "AwaitingApproval", 120)
+        kubelet.offer_gpus(2)  # what trained had the others
+        made.edit("w1", promotion={"mode": "Manual", "timeoutSeconds": 15, "approve": WINNER})
+        status = made.wait("w1", "NotPromoted", 120)
+        assert status["promotion"]["reason"] == "NoSpareCapacity"
+        assert f"Insufficient {GPU}" in status["promotion"]["message"]
+        assert "set its mode to Swap" in status["promotion"]["message"]
+        assert adapter_of(made) == FORMER
+        serving_now = [pod for pod in made.pods() if pod["metadata"]["labels"].get("app") == "serve"]
+        assert {pod["metadata"]["name"] for pod in serving_now} >= former
 
 
 FROZEN = """
