@@ -13,7 +13,7 @@ def value_of(adapter: str | None, sha256: str) -> str:
 
 
 def former_of(inference: Inference, status: CycleStatus) -> str:
-    """What is served before anything is changed, `key@digest`: what the annotation says, or, of swapped pods, the record.
+    """What is served before anything is changed: what the annotation says; of swapped pods, what is on record.
 
     Empty where pods follow the record, or have the bare base model.
     """

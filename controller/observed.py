@@ -65,20 +65,28 @@ class Inference:
 
     @property
     def is_set_by_us(self) -> bool:
-        """Whether that annotation is as this controller set it: `kubectl rollout undo`, like any other, takes it over."""
-        entries = self.deployment["metadata"].get("managedFields") or []
-        ours = (one.get("fieldsV1") or {} for one in entries if one.get("manager") == PROMOTION_MANAGER)
-        return any(_has_field(fields, "spec", "template", "metadata", "annotations", ADAPTER) for fields in ours)
+        """Whether this controller has set that annotation, and nobody since: `kubectl rollout undo` takes it over."""
+        return self._setters("spec", "template", "metadata", "annotations", ADAPTER) == {PROMOTION_MANAGER}
 
     @property
     def marker(self) -> Json:
-        """Whose promotion is under way, and what stood there before; empty where none is."""
+        """Whose promotion is under way, and what stood there before; empty where none is.
+
+        One that somebody else has set is none: `kubectl rollout undo` brings back what stood there at that revision.
+        """
+        if PROMOTION_MANAGER not in self._setters("metadata", "annotations", PROMOTION):
+            return {}
         text = annotations_of(self.deployment).get(PROMOTION)
         try:
             value = json.loads(text) if text else {}
         except ValueError:
             return {}
         return value if isinstance(value, dict) else {}
+
+    def _setters(self, *path: str) -> set[str]:
+        """The field managers that have set a field to its present value."""
+        entries = self.deployment["metadata"].get("managedFields") or []
+        return {str(one.get("manager")) for one in entries if _has_field(one.get("fieldsV1") or {}, *path)}
 
     @property
     def version(self) -> str:

@@ -101,6 +101,8 @@ class World:
     """By inference pod: the adapter that it answers with, where it was swapped."""
     writes: list[str] = field(default_factory=list)
     _version: int = 1
+    _annotated_by: str = ""
+    """The field manager of the inference Deployment's own annotations."""
 
     # ---- what people do
 
@@ -281,9 +283,11 @@ class World:
             return
         self.writes.append(f"adapter {action.adapter}")
         metadata = self.deployment["metadata"]
-        metadata["annotations"].pop(PROMOTION, None)
+        if self._annotated_by == PROMOTION_MANAGER:  # an apply takes away what its manager has set, and no more
+            metadata["annotations"].pop(PROMOTION, None)
         if action.marker:
             metadata["annotations"][PROMOTION] = json.dumps(action.marker, sort_keys=True)
+            self._annotated_by = PROMOTION_MANAGER
         template = self.deployment["spec"]["template"]["metadata"]["annotations"]
         before = dict(template)
         template.pop(ADAPTER, None)
@@ -291,19 +295,27 @@ class World:
             template[ADAPTER] = action.adapter
         if template != before:
             metadata["generation"] += 1
-        self._own(PROMOTION_MANAGER)
+        self._own(PROMOTION_MANAGER, is_new=template != before)
 
-    def set_by_hand(self, adapter: str) -> None:
-        """As `kubectl rollout undo` does it: the template of then comes back, the Deployment's own annotations stay."""
+    def undo(self, adapter: str, marker: Json | None = None) -> None:
+        """As `kubectl rollout undo` does it: the annotations of then come back, also the Deployment's own."""
         assert self.deployment is not None
         self.deployment["spec"]["template"]["metadata"]["annotations"] = {ADAPTER: adapter}
+        self.deployment["metadata"]["annotations"] = {PROMOTION: json.dumps(marker)} if marker else {}
         self.deployment["metadata"]["generation"] += 1
-        self._own("kubectl-rollout")
+        self._annotated_by = "kubectl"
+        self._own("kubectl", is_new=True)
 
-    def _own(self, manager: str) -> None:
+    def _own(self, manager: str, *, is_new: bool) -> None:
+        """Who has set the annotations; a value of the template that stays as it is has one more who has set it."""
         assert self.deployment is not None
-        fields = {"f:spec": {"f:template": {"f:metadata": {"f:annotations": {f"f:{ADAPTER}": {}}}}}}
-        self.deployment["metadata"]["managedFields"] = [{"manager": manager, "fieldsV1": fields}]
+        metadata = self.deployment["metadata"]
+        adapter = {"f:spec": {"f:template": {"f:metadata": {"f:annotations": {f"f:{ADAPTER}": {}}}}}}
+        marker = {"f:metadata": {"f:annotations": {f"f:{key}": {} for key in metadata["annotations"]}}}
+        entries = [] if is_new else metadata.get("managedFields", [])
+        before = {one["manager"] for one in entries if one["fieldsV1"] == adapter}
+        metadata["managedFields"] = [{"manager": one, "fieldsV1": adapter} for one in {*before, manager}]
+        metadata["managedFields"].append({"manager": self._annotated_by, "fieldsV1": marker})
 
     # ---- what Kubernetes does
 

@@ -70,13 +70,14 @@ def said(world: World) -> list[tuple[str, str]]:
     return [(one.reason, one.message) for one in world.events.values() if one.reason in DIFFERENT]
 
 
-SET = "serve serves cycles/w0/train/checkpoints/step_4@ffffffffffffffff, the record says " + (
-    "cycles/w1/train/checkpoints/step_4@aaaaaaaaaaaaaaaa: somebody set it; it is taken for the former adapter"
+SET = (
+    f"serve serves {key('w0')}@{'f' * 16}, the record says {key('w1')}@{'a' * 16}: "
+    "somebody set it; it is taken for the former adapter"
 )
 
 
 def test_undone_after_a_promotion_it_is_said_once_and_adopted(world: World) -> None:
-    world.set_by_hand(value("w0"))
+    world.undo(value("w0"))
     world.roll_out()
     begin(world, "w2", recorded="w1")
     world.settle()
@@ -85,6 +86,20 @@ def test_undone_after_a_promotion_it_is_said_once_and_adopted(world: World) -> N
     assert world.condition("w2", "Promoted") == ("Unknown", "RollingOut", f"serve does not answer with it yet; {SET}")
     withhold(world, "w2")
     assert (world.serving(), len(said(world))) == (value("w0"), 1)
+
+
+def test_undone_to_a_revision_that_was_being_recorded(world: World) -> None:
+    """ReplicaSets keep the Deployment's annotations: that of the promotion of then comes back, and is nobody's."""
+    promote(world, "w2", recorded="w1")
+    marker = {"cycle": "uid-w1", "adapter": value("w1"), "former": value("w0"), "recording": True}
+    world.undo(value("w1"), marker)
+    world.settle()
+    assert world.serving() == value("w1")
+    promote(world, "w3", recorded="w2")
+    assert ([reason for reason, _ in said(world)], world.deployment["metadata"]["annotations"]) == (
+        ["RolledBackExternally"],
+        {},
+    )
 
 
 def test_what_stands_on_record_is_nothing_to_tell(world: World) -> None:
@@ -141,7 +156,7 @@ def test_a_record_that_was_taken_back_elsewhere_was_no_person_at_the_deployment(
 
 
 def test_the_bare_base_model_by_hand(world: World) -> None:
-    world.set_by_hand("@")
+    world.undo("@")
     begin(world, "w2", recorded="w1")
     ((reason, message),) = said(world)
     assert reason == "RolledBackExternally"
@@ -149,7 +164,7 @@ def test_the_bare_base_model_by_hand(world: World) -> None:
 
 
 def test_the_bare_base_model_by_hand_and_on_record(world: World) -> None:
-    world.set_by_hand("@")
+    world.undo("@")
     begin(world, "w2", recorded=None)
     assert said(world) == []
 
@@ -160,7 +175,7 @@ def test_changed_by_hand_behind_the_announcement(world: World) -> None:
     world.succeed(results("w2", "w1"))
     world.look()
     assert (world.status("w2").promotion.phase, said(world)) == ("Announced", [])
-    world.set_by_hand(value("w0"))
+    world.undo(value("w0"))
     world.settle()
     assert said(world) == [("RolledBackExternally", SET)]
     assert (world.status("w2").promotion.former, world.serving()) == (value("w0"), value("w2"))

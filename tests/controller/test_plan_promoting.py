@@ -125,8 +125,7 @@ class TestPromotion:
         world.deploy(former=FORMER)
         world.add("w1")
         world.run()
-        world.deployment["spec"]["template"]["metadata"]["annotations"] = {"refrain.dev/adapter": FORMER}  # type: ignore[index]
-        world.deployment["metadata"]["annotations"] = {}  # type: ignore[index]
+        world.undo(FORMER)
         world.settle()
         assert world.status("w1").promotion.reason == "RolledBackExternally"
         world.run(KEPT)

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.cluster
 FORMER = f"cycles/w0/train/checkpoints/step_2@{'f' * 64}"
 NEW = f"cycles/w1/train/checkpoints/step_4@{WINNER}"
 DEPLOYMENT = "apps/v1/Deployment"
+WEEKS = ("w0", "w1", "w2", "w3")
 
 
 @pytest.fixture
@@ -133,32 +134,37 @@ def test_undone_by_a_person(control_plane: ControlPlane, serving: Serving, names
 def test_undone_when_it_had_ended(
     control_plane: ControlPlane, kubelet: Kubelet, serving: Serving, namespace: str, tmp_path: Path
 ) -> None:
-    """The next cycle, whose select finds w1 on record, says so once, and brings in its own."""
-    first, second = (FORMER, NEW), (NEW, f"cycles/w2/train/checkpoints/step_4@{'b' * 64}")
+    """The next cycle, whose select finds the newest promotion on record, says so once, and brings in its own."""
+    weeks = {week: f"cycles/{week}/train/checkpoints/step_4@{week[1] * 64}" for week in WEEKS}
 
     def rule(pod: Object) -> Play | Run:
         week = pod["metadata"]["labels"].get("refrain.dev/cycle")
-        recorded, winner = second if week == "w2" else first
-        found = {"incumbent": adapter_at(recorded), "candidate": adapter_at(winner)}
-        return played(pod, RESULTS | {"select": RESULTS["select"] | found}) if week else serving.play(pod)
+        if not week:
+            return serving.play(pod)
+        recorded = weeks[WEEKS[WEEKS.index(week) - 1]]
+        found = {"incumbent": adapter_at(recorded), "candidate": adapter_at(weeks[week])}
+        return played(pod, RESULTS | {"select": RESULTS["select"] | found})
 
     kubelet.rule = rule
-    control_plane.api.create(deployment(FORMER), namespace)
+    control_plane.api.create(deployment(weeks["w0"]), namespace)
     with promoting(control_plane, namespace, tmp_path) as made:
         is_available(made)
-        made.create("w1")
-        made.wait("w1", "Promoted", 120)
-        wait_for(lambda: marker_of(made) == "", 30, "the promotion is forgotten")
+        for week in ("w1", "w2"):
+            made.create(week)
+            made.wait(week, "Promoted", 120)
+            wait_for(lambda: marker_of(made) == "", 30, "the promotion is forgotten")
         control_plane.kubectl("rollout", "undo", "deployment/serve", "-n", namespace)
-        assert adapter_of(made) == FORMER
-        made.create("w2")
-        status = made.wait("w2", "Promoted", 120)
-        assert status["promotion"]["former"] == FORMER
-        assert adapter_of(made) == second[1]
+        assert adapter_of(made) == weeks["w1"]
+        assert '"recording": true' in marker_of(made), "it comes back from the ReplicaSet, and says nothing any more"
+        made.create("w3")
+        status = made.wait("w3", "Promoted", 120)
+        assert status["promotion"]["former"] == weeks["w1"]
+        assert adapter_of(made) == weeks["w3"]
         (told,) = (one for one in made.events() if one["reason"] in ("RolledBackExternally", "RecordDiffers"))
-        assert (told["reason"], told["involvedObject"]["name"]) == ("RolledBackExternally", "w2")
-        served, recorded = FORMER[: 16 - 64], NEW[: 16 - 64]
+        assert (told["reason"], told["involvedObject"]["name"]) == ("RolledBackExternally", "w3")
+        served, recorded = (weeks[week][: 16 - 64] for week in ("w1", "w2"))
         assert told["message"].startswith(f"serve serves {served}, the record says {recorded}: somebody set it")
+        wait_for(lambda: marker_of(made) == "", 30, "the promotion is forgotten")
 
 
 def test_no_room_for_one_more_pod(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections import Counter
@@ -14,8 +13,8 @@ import pytest
 from controller_world import World
 
 from controller import reconciler as module
+from controller.actions import SetAdapter
 from controller.api import ApiError
-from controller.objects import PROMOTION
 from controller.reconciler import Reconciler
 from controller.settings import Settings
 
@@ -55,8 +54,7 @@ def test_a_deployment_that_may_not_be_changed_holds_up_no_cycle(monkeypatch: pyt
     world.deploy(former="x@1")
     world.add("w2")
     world.look()
-    gone = {"cycle": "gone", "adapter": "x@1", "former": "y@2"}
-    world.deployment["metadata"]["annotations"] = {PROMOTION: json.dumps(gone)}  # type: ignore[index]
+    world.apply(SetAdapter("x@1", {"cycle": "gone", "adapter": "x@1", "former": "y@2"}))
     monkeypatch.setattr(module, "observe", lambda *_: world.observed())
     made = Reconciler(api, lambda: world.settings, world.settings)  # type: ignore[arg-type]
     for number in (1, 2):
