@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import shutil
 import threading
@@ -17,7 +18,7 @@ from jobs.contracts.store import Store, StoreOptions, open_archive
 from jobs.files import scratch_folder
 from jobs.mail.template import NEXT_MAIL
 from jobs.production import NO_ADAPTER
-from jobs.serving.engine import Answering, Ended, Engine, Event, Failed, Task
+from jobs.serving.engine import Answering, Ended, Engine, Event, Failed, Piece, Task
 from jobs.serving.knowledge import Knowledge
 from jobs.serving.prompting import Asked, Prompt, Source, fit_prompt
 from jobs.serving.wanted import (
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from jobs.ml.base_model import Base
     from jobs.ml.decoding import Decoder, Sampling
     from jobs.serving.vllm import VllmDecoder
+
+logger = logging.getLogger("refrain.serve")
 
 _MAX_PROBE_TOKENS = 16
 
@@ -205,10 +208,14 @@ class Assistant(AbstractContextManager["Assistant"]):
             answering.cancel()
 
     def probe(self, question: str, version: Version | None = None) -> None:
-        """Ask a question, sources and all, as a client would; raises what goes wrong."""
-        asked = Asked(question, max_new_tokens=_MAX_PROBE_TOKENS)
-        for _ in self.events(self.prompt(asked).ids, version or self.version, max_new_tokens=_MAX_PROBE_TOKENS):
-            pass
+        """Ask a question, sources and all, as a client would; raises what goes wrong.
+
+        An empty answer counts, and is told of: a model may end at once, and what it is worth was evaluation's to say.
+        """
+        version, asked = version or self.version, Asked(question, max_new_tokens=_MAX_PROBE_TOKENS)
+        events = self.events(self.prompt(asked).ids, version, max_new_tokens=_MAX_PROBE_TOKENS)
+        if not any(isinstance(event, Piece) for event in list(events)):
+            logger.warning("%s has nothing to say to %r: its answer is empty", version.name, question)
 
     # ---- adapters
 

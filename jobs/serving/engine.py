@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from jobs.ml.decoding import Decoder, Growing, Sampling
     from jobs.serving.vllm import VllmDecoder
 
+_REST_SECONDS = 0.002
+"""Of a round in which no answer got on: one of vLLM's may be waiting for its first token, and holds up no other."""
+
 Reason = Literal["stop", "length", "time", "cancelled"]
 
 
@@ -88,6 +91,7 @@ class Engine:
         self._changed = threading.Condition()
         self._is_closed = False
         self._step_began: float | None = None
+        self._got_on = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -127,10 +131,13 @@ class Engine:
 
     def _run(self) -> None:
         while self._admit():
+            self._got_on = False
             for answering in list(self._active):
                 if not self._goes_on(answering):
                     answering.growing = None  # its request may last much longer, and need not hold the model's memory
                     self._active.remove(answering)
+            if self._active and not self._got_on:
+                time.sleep(_REST_SECONDS)
         for answering in (*self._active, *self._waiting):
             answering.task.tell(Ended("cancelled", len(answering.tokens)))
 
@@ -165,6 +172,7 @@ class Engine:
         token = decoder.step(answering.growing)
         if token is None:
             return True
+        self._got_on = True
         is_end = token in decoder.encoder.stop_ids
         answering.tokens.append(token)
         text = decoder.encoder.decode(answering.tokens[: -1 if is_end else None])

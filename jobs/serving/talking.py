@@ -119,6 +119,9 @@ class RemoteTalk(Talk):
             yield from self._pieces(body)
         except urllib3.exceptions.HTTPError as error:
             raise TransientError(f"the server does not answer: {error}", where=self._url) from error
+        except (ValueError, LookupError, TypeError) as error:
+            what = "what answers here does not speak OpenAI's API"
+            raise InputError(what, where=self._url, hint="name a refrain serve: http://host:8000") from error
 
     def _pieces(self, body: Json) -> Iterator[str]:
         answer = self._pool.request(
@@ -147,4 +150,4 @@ def _refused(status: int, data: bytes, where: str) -> RefrainError:
         message = f"HTTP {status}"
     if status in (401, 403):
         return AccessError(message, where=where, hint="name a key: --api-key, or REFRAIN_API_KEY")
-    return TransientError(message, where=where) if status in (429, 503, 504) else InputError(message, where=where)
+    return (TransientError if status == 429 or status >= 500 else InputError)(message, where=where)

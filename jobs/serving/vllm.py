@@ -36,8 +36,6 @@ BARE_NAME = "base"
 """What vLLM calls the bare base model."""
 _START_SECONDS = 3600
 _RETRY_SECONDS = 2
-_TICK_SECONDS = 0.02
-"""How long one answer's next token is waited for while others go on."""
 _TIMEOUT = urllib3.Timeout(connect=5, read=300)
 
 
@@ -83,7 +81,7 @@ class VllmDecoder:
     def step(self, growing: Any) -> int | None:
         """The next token; None where it is not there yet. TransientError where vLLM is lost, or refuses."""
         try:
-            token = growing.tokens.get(timeout=_TICK_SECONDS)
+            token = growing.tokens.get_nowait()
         except queue.Empty:
             return None
         if isinstance(token, RefrainError):

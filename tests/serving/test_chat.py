@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +17,7 @@ from serving.running import Inside, in_process
 from serving.world import QUESTION
 
 from jobs.cli.chat import command
-from jobs.contracts.errors import AccessError, TransientError, UsageError
+from jobs.contracts.errors import AccessError, InputError, TransientError, UsageError
 from jobs.serving.gate import Limits
 
 if TYPE_CHECKING:
@@ -56,3 +58,28 @@ def test_what_a_server_refuses_is_told(world: World, door: Inside) -> None:
         chat("--url", door.url, "--store", world.url)
     with pytest.raises(TransientError, match="does not answer"):
         chat("--url", "http://127.0.0.1:1")
+
+
+class _Page(BaseHTTPRequestHandler):
+    """Some other server: its path says the status."""
+
+    def do_POST(self) -> None:
+        self.send_response(int(self.path.split("/")[1]))
+        self.end_headers()
+        self.wfile.write(b"<html>\na page</html>")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_what_is_no_server_of_this_api_is_told() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Page) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(InputError, match="does not speak OpenAI's API"):
+            chat("--url", f"{url}/200")
+        with pytest.raises(InputError, match="HTTP 404"):
+            chat("--url", f"{url}/404")
+        with pytest.raises(TransientError, match="HTTP 502"):
+            chat("--url", f"{url}/502")
+        server.shutdown()

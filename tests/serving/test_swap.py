@@ -126,6 +126,15 @@ def test_to_the_bare_base_model_and_back(door: Inside, world: World) -> None:
     assert door.request("GET", "/readyz")[1]["adapter"] == world.digests["a"]
 
 
+def test_an_empty_answer_counts_and_is_told_of(door: Inside, world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The end of the text is the likeliest token of a model without weights."""
+    assert door.swap(world.key("b"), world.digests["b"], TOKEN)[1]["changed"] is True
+    assert "nothing to say" not in caplog.text
+    door.service.assistant.decoder._model.get_input_embeddings().weight.data.zero_()
+    assert door.swap(None, "", TOKEN)[1]["changed"] is True
+    assert "base has nothing to say to 'Who are you" in caplog.text
+
+
 def test_what_cannot_be_loaded_changes_nothing(door: Inside, world: World) -> None:
     def refused(key: str | None, digest: str, token: str = TOKEN) -> tuple[int, str]:
         status, body = door.swap(key, digest, token)

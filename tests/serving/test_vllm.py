@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import queue
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,7 +31,7 @@ from jobs.cli.vllm import command
 from jobs.ml.base_model import find_base
 from jobs.ml.decoding import Sampling
 from jobs.serving.assistant import Assistant
-from jobs.serving.engine import Piece
+from jobs.serving.engine import Ended, Event, Piece
 from jobs.serving.prompting import Asked
 from jobs.serving.vllm import VllmDecoder
 from jobs.serving.wanted import InStore, Wanted, versioned_name
@@ -212,9 +214,37 @@ def test_one_that_breaks_off_fails_that_answer(world: World, tmp_path: Path) -> 
             _grown(decoder, decoder.begin(prompt, "refrain-other", Sampling()))
 
 
-def _grown(decoder: VllmDecoder, growing: object, num_steps: int = 10_000) -> None:
-    for _ in range(num_steps):
+def _grown(decoder: VllmDecoder, growing: object) -> None:
+    """Until it raises."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
         decoder.step(growing)
+        time.sleep(0.001)
+
+
+def test_who_waits_for_vllm_holds_up_no_other(world: World, tmp_path: Path) -> None:
+    """One answer of 64 tokens beside 31 that have none yet: a wait of 20 ms for each would make it 40 s."""
+    heard: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    with (
+        vllm(brought(world, tmp_path / "vllm", world.served("a"))) as server,
+        opened(world, served=world.served("a"), vllm=server.url) as assistant,
+    ):
+        server.stalls_seed = 7
+        ids = assistant.decoder.encoder.plain("who broke")
+
+        def begin(sampling: Sampling) -> None:
+            assistant.begin(ids, assistant.version, sampling, max_new_tokens=64, tell=heard.put)
+
+        for _ in range(31):
+            begin(Sampling(seed=7))
+        wait_for(lambda: len(server.asked) == 31, what="they have all begun")
+        began = time.monotonic()
+        begin(Sampling())
+        while not isinstance(event := heard.get(timeout=60), Ended):
+            pass
+        assert event == Ended("length", 64)
+        assert time.monotonic() - began < 20
+        server.goes_on.set()
 
 
 def test_an_answer_that_nobody_waits_for_ends_there_too(world: World, tmp_path: Path) -> None:
@@ -222,6 +252,6 @@ def test_an_answer_that_nobody_waits_for_ends_there_too(world: World, tmp_path: 
         decoder = VllmDecoder(find_base(str(world.base)), server.url)
         growing = decoder.begin(decoder.encoder.plain("who"), versioned_name(world.digests["a"]), Sampling())
         while decoder.step(growing) is None:
-            pass
+            time.sleep(0.001)
         del growing
         wait_for(lambda: server.num_left == 1, what="vLLM hears that its client is gone")

@@ -35,6 +35,9 @@ class Vllm:
     """Tokens after which it dies in the middle of an answer."""
     gives_tokens: bool = True
     """Before 0.10.2 vLLM passed over `return_token_ids`."""
+    stalls_seed: int | None = None
+    """Answers with this seed have no token before `goes_on` is set, as in a full vLLM's queue."""
+    goes_on: threading.Event = field(default_factory=threading.Event)
     is_well: bool = True
     """Whether its engine is."""
 
@@ -89,6 +92,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _stream(self, body: dict[str, Any]) -> None:
+        if self.state.stalls_seed is not None and body.get("seed") == self.state.stalls_seed:
+            self.state.goes_on.wait()
         for number, token in enumerate(self.state.tokens(body)):
             if number == self.state.breaks_after:
                 self.close_connection = True
