@@ -67,7 +67,10 @@ class Service:
         for note in (*knowledge.notes, *assistant.notes):
             logger.info("%s", note)
         logger.info("asking the first question")
-        assistant.probe(self.question)
+        try:
+            assistant.probe(self.question)
+        except NoRoomError as error:
+            raise InputError(error.what, where="--question", hint="ask for less") from error
         self.metrics.watch("answers_active", lambda: assistant.engine.num_active)
         self.metrics.watch("answers_waiting", lambda: assistant.engine.num_waiting)
         self.metrics.watch("index_passages", lambda: knowledge.num_passages)

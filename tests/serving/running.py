@@ -84,15 +84,22 @@ def in_process(
     with Assistant(Wanted(store_url=world.url, device="cpu", **wanted), max_active=limits.max_active) as assistant:
         service = Service(assistant, limits, keys)
         service.open()
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = uvicorn.Server(uvicorn.Config(build(service), log_config=None, lifespan="off"))
-            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-            thread.start()
-            try:
-                yield Inside(f"http://127.0.0.1:{listener.getsockname()[1]}", service=service)
-            finally:
-                server.should_exit = server.force_exit = True
-                thread.join()
+        with listening(service) as inside:
+            yield inside
+
+
+@contextlib.contextmanager
+def listening(service: Service) -> Iterator[Inside]:
+    """A server, whatever there is of its service."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(build(service), log_config=None, lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield Inside(f"http://127.0.0.1:{listener.getsockname()[1]}", service=service)
+        finally:
+            server.should_exit = server.force_exit = True
+            thread.join()
 
 
 @dataclass

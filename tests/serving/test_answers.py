@@ -113,6 +113,18 @@ def test_stop_and_completions(door: Inside, made: World) -> None:
     assert pieces[-1].model_extra["refrain"]["adapter"] == made.digests["a"]
 
 
+def test_a_stream_of_a_completion_with_its_counts(door: Inside, made: World) -> None:
+    """As many as the same completion has that is no stream; whoever does not want them has none."""
+    how = {"model": "refrain", "prompt": ["Reshape", "Cake"], "max_tokens": 4}
+    *pieces, last = door.client().completions.create(**how, stream=True, stream_options={"include_usage": True})
+    assert (last.object, last.choices, {piece.usage for piece in pieces}) == ("text_completion", [], {None})
+    assert last.usage == door.client().completions.create(**how).usage
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 8
+    assert last.model_extra["refrain"] == {"adapter": made.digests["a"], "sources": []}
+    assert all(piece.usage is None for piece in door.client().completions.create(**how, stream=True))
+
+
 def test_a_long_prompt_is_tokenised_beside_the_streams(door: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop's thread, in which all streams are written, does not do it."""
     encoder, threads = door.service.assistant.decoder.encoder, []

@@ -88,6 +88,7 @@ def test_stopped_while_it_loads(world: World) -> None:
         (["--api-keys-file", "/no/such"], "", 66, "/no/such"),
         (["--base-only", "--adapter", "x"], "", 2, "leave one out"),
         (["--host", "203.0.113.1"], "", 78, "cannot listen"),
+        (["--question", "who " * 9000], "", 65, "--question: the question has"),
     ],
 )
 def test_what_keeps_it_from_starting(world: World, arguments: list[str], adapter: str, code: int, told: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from ml.tiny import tiny_base
 from ml.tiny_embedder import tiny_embedder
+from safetensors.torch import load_file, save_file
 from splitting import mail, split
 from transformers import LlamaForCausalLM
 
@@ -17,6 +18,7 @@ from jobs.assignments.archive import Archive
 from jobs.contracts.artifacts import BASE_KEY, production_key
 from jobs.contracts.store import Store, open_store
 from jobs.items import StoreItems
+from jobs.ml.adapter_files import WEIGHTS, adapter_digest
 from jobs.ml.adapters import add_adapter, save_adapter
 from jobs.ml.base_model import Base, find_base, load_encoder, load_model
 from jobs.runner import run_in_store
@@ -100,6 +102,15 @@ def _outspoken(base: Path) -> Path:
     model.get_input_embeddings().weight.data *= 30
     model.save_pretrained(base)
     return base
+
+
+def with_mute(world: World) -> World:
+    """With one more adapter, M, which loads well, and with which the model computes no numbers."""
+    brought = StoreItems(world.store, "cycles/wa/train/checkpoints", world.folder / "m").bring("step_1")
+    weights = load_file(brought / WEIGHTS)
+    save_file({name: tensor * 1e30 for name, tensor in weights.items()}, brought / WEIGHTS)
+    StoreItems(world.store, "cycles/wm/train/checkpoints", world.folder / "m").publish("step_1")
+    return replace(world, digests=world.digests | {"m": adapter_digest(brought)})
 
 
 def add_index(world: World, cycle: str) -> None:
