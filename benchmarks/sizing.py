@@ -74,6 +74,10 @@ CASES: tuple[tuple[Shape, dict[str, Any]], ...] = (
     (THIRTY_TWO, {"microBatchTokens": 4096, "gradientCheckpointing": True}),
     (SEVENTY, {"quantization": "4bit", "microBatchTokens": 2048, "gradientCheckpointing": True}),
     (SEVENTY, {"microBatchTokens": 4096, "gradientCheckpointing": True}),
+    *(
+        (SEVENTY, {**processes, "shardModel": True, "microBatchTokens": 4096, "gradientCheckpointing": True})
+        for processes in ({"processesPerNode": 4}, {"nodes": 2, "processesPerNode": 8})
+    ),
 )
 
 

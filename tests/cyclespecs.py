@@ -40,6 +40,13 @@ PLAUSIBLE: dict[str, list[Any]] = {
     "persona": [["a@b"], ["a@b@c"], ["a b@c"], ["a\u00a0@b"], ["a\x0b@b"], ["a@b\n"], ["a@b"] * 100, ["a@b"] * 101],
     "filters.exclude": [[{"from": "a"}], [{"from_": "a"}], [{"from": "a", "to": "b"}], [{"list": "x" * 321}]],
     "split": [{"windowSize": 10}, {"windowSize": 10, "windowOverlap": 9}, {"windowOverlap": 100}, {"window_size": 20}],
+    "training": [
+        {"shardModel": True},
+        {"shardModel": True, "nodes": 2},
+        {"shardModel": True, "processesPerNode": 8},
+        {"shardModel": True, "processesPerNode": 8, "quantization": "4bit"},
+        {"processesPerNode": 8, "quantization": "4bit"},
+    ],
     "rehearsal.ratio": ["1:4", "0:1", "1:0", "0.2", ".5", "1", "1:4\n", "\u0661:\u0664", 0.2, 0],
     "selection.weights": [
         {"ppl": 1},

@@ -123,7 +123,7 @@ _SAMPLING = ("epochs", "replay_ratio", "batch_size", "batch_tokens")
     show_default=True,
     help="Processes on this machine, one for each GPU; under torchrun leave it out.",
 )
-@click.option("--shard-model", is_flag=True, help="Cut the model over the processes (FSDP2) instead of copying it.")
+@click.option("--shard-model", is_flag=True, help="Cut the model over all processes (FSDP2) instead of copying it.")
 @click.option(
     "--save-train-shard",
     type=options.Place(path_type=Path),

@@ -143,6 +143,7 @@ def _train(spec: CycleSpec, attempt: int) -> dict[str, Any]:
         "micro_batch_tokens": training.micro_batch_tokens,
         "report_to": tuple(training.report_to),
         "processes": training.processes_per_node,
+        "shard_model": training.shard_model,
     }
 
 

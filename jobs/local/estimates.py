@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 from jobs.contracts.cycle.learning import TrainingSpec
@@ -18,6 +19,8 @@ _ACTIVATIONS_PER_LAYER = 34
 Korthikanti et al., arXiv:2205.05198, section 4.1."""
 _CHECKPOINTED_PER_LAYER = 2
 """With gradient checkpointing: a layer's input alone."""
+_LAYERS_WHOLE = 2
+"""Of a model that is cut up: the layer that computes, and the next, which is being put together."""
 _LOGITS_AT_ONCE = 1 << 26
 """Logits that training holds at a time (jobs.ml.training.loss_model), in fp32, with their gradient."""
 _LOGITS_BYTES = 8
@@ -28,7 +31,7 @@ ONE_GPU_BYTES = 80 << 30
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes that training needs at its peak, roughly; frameworks and fragmentation come on top."""
+    """Bytes that training needs at its peak in each process, roughly; frameworks and fragmentation come on top."""
 
     weights: int
     adapter: int
@@ -48,21 +51,35 @@ def training_memory(base: BaseFacts, num_trainable: int, training: TrainingSpec,
 
     weights: parameters x bytes of the precision. adapter, gradients: 4 bytes for each trainable parameter.
     optimizer: AdamW's two moments, 8 bytes. activations: tokens x width x layers x 34 bytes in 16 bits, twice
-    that in fp32; with checkpointing 2 for each layer, and one layer's 34.
+    that in fp32; with checkpointing 2 for each layer, and one layer's 34. Of a model that is cut up each process
+    holds its share of weights, adapter and optimizer, two layers of them whole, and whole what is in no layer;
+    gradients are whole until the end of a step.
     """
     width_bytes = _BYTES[training.precision]
     per_parameter = _QUANTIZED_BYTES if training.quantization else width_bytes
     layer = _ACTIVATIONS_PER_LAYER * num_tokens * base.width * width_bytes // 2
     held = _CHECKPOINTED_PER_LAYER * num_tokens * base.width * width_bytes // 2
     layers = base.num_layers * held + layer if training.gradient_checkpointing else base.num_layers * layer
+    num_shares = num_processes(training) if training.shard_model else 1
+    num_weights, num_adapter = float(base.num_parameters), float(num_trainable)
+    if training.shard_model:
+        in_layers = sum(map(math.prod, base.linear.values()))
+        whole = _LAYERS_WHOLE / max(1, base.num_layers)
+        num_weights = num_weights / num_shares + (num_weights - in_layers) + in_layers * whole
+        num_adapter = num_adapter / num_shares + num_adapter * whole
     return Memory(
-        weights=int(base.num_parameters * per_parameter),
-        adapter=num_trainable * _ADAPTER_BYTES,
+        weights=int(num_weights * per_parameter),
+        adapter=int(num_adapter * _ADAPTER_BYTES),
         gradients=num_trainable * _ADAPTER_BYTES,
-        optimizer=num_trainable * _ADAPTER_BYTES * _ADAM_STATES,
+        optimizer=num_trainable * _ADAPTER_BYTES * _ADAM_STATES // num_shares,
         activations=layers,
         logits=min(num_tokens * base.vocabulary, _LOGITS_AT_ONCE) * _LOGITS_BYTES,
     )
+
+
+def num_processes(training: TrainingSpec) -> int:
+    """How many train together, each with a GPU of its own."""
+    return training.nodes * training.processes_per_node
 
 
 def one_gpu_notes(base: BaseFacts, training: TrainingSpec) -> list[str]:
@@ -72,10 +89,13 @@ def one_gpu_notes(base: BaseFacts, training: TrainingSpec) -> list[str]:
         return []
     gib = 1 << 30
     told = (
-        f"the base model takes {weights / gib:,.0f} GiB in {training.precision}, and evaluate and ask load it whole on "
-        f"one device: a GPU of {ONE_GPU_BYTES // gib} GiB cannot hold it. Only `refrain train --shard-model` cuts it up"
+        f"the base model takes {weights / gib:,.0f} GiB in {training.precision}: a GPU of {ONE_GPU_BYTES // gib} GiB "
+        "cannot hold it. evaluate, ask and serve spread it over all GPUs that they have: give them several "
+        "(stages.evaluate.resources)"
     )
-    return [told]
+    if training.shard_model or training.quantization:
+        return [told]
+    return [f"{told}; to train, every process holds it whole, unless training.shardModel cuts it up over them"]
 
 
 def checkpoint_bytes(num_trainable: int) -> int:

@@ -39,7 +39,9 @@ def _rows(plan: Plan, *, jobs: bool) -> Iterator[tuple[str, str]]:
         yield from _training(plan.training)
     if plan.memory_bytes:
         parts = ", ".join(f"{name} {size(number)}" for name, number in plan.memory_bytes.items() if name != "total")
-        yield "memory", f"about {size(plan.memory_bytes['total'])} to train: {parts}"
+        processes = plan.training["num_processes"]
+        where = f" in each of {processes} processes" if processes > 1 else ""
+        yield "memory", f"about {size(plan.memory_bytes['total'])} to train{where}: {parts}"
     if plan.disk_bytes:
         yield "disk", ", ".join(f"{name.replace('_', ' ')} {size(n)}" for name, n in plan.disk_bytes.items())
     if jobs:

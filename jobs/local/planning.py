@@ -26,7 +26,7 @@ from jobs.files import scratch_folder
 from jobs.local.base_facts import BaseFacts, base_facts
 from jobs.local.cautions import older_windows, too_little_to_judge
 from jobs.local.configs import Machine
-from jobs.local.estimates import checkpoint_bytes, num_checkpoints, one_gpu_notes, training_memory
+from jobs.local.estimates import checkpoint_bytes, num_checkpoints, num_processes, one_gpu_notes, training_memory
 from jobs.local.overlay_store import OverlayStore
 from jobs.local.places import reach, require_base
 from jobs.local.running import CycleRun
@@ -161,6 +161,7 @@ def _tell_training(plan: Plan, cycle: RetrainCycle, store: Store, options: Store
         "num_tokens_at_once": at_once,
         "num_checkpoints": num_checkpoints(list(steps.values()), spec.training.save_steps),
         "max_attempts": 1 + spec.selection.max_retrain_attempts,
+        "num_processes": num_processes(spec.training),
         "seconds": round(num_tokens / speed) if speed else None,
         "tokens_per_second": speed,
     }

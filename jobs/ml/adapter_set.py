@@ -64,4 +64,7 @@ class AdapterSet:
 
     def _add(self, name: str, _layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         pair = self._at_work.get(name)
-        return output if pair is None else output + linear(linear(inputs[0], pair.a), pair.b)
+        if pair is None:
+            return output
+        # Of a model over several GPUs a layer's input may come from another one.
+        return output + linear(linear(inputs[0].to(output.device), pair.a), pair.b)

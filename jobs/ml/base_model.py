@@ -5,7 +5,7 @@ Weights are read from safetensors alone, and no code that comes with a model is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -103,16 +103,28 @@ def _stop_ids(folder: Path) -> list[int]:
     return [one for one in (said if isinstance(said, list) else [said]) if isinstance(one, int)]
 
 
-def load_model(base: Base, *, device: Any, precision: str = "fp32", quantization: str | None = None) -> Any:
+def load_model(
+    base: Base,
+    *,
+    device: Any,
+    precision: str = "fp32",
+    quantization: str | None = None,
+    at: Any = None,
+    spread: Mapping[int, int] | None = None,
+) -> Any:
     """The causal language model, frozen, in evaluation mode, on a device: a PreTrainedModel.
 
     `precision`: see `jobs.ml.devices.dtype_for`; `stored` keeps what the files have. `quantization`: `4bit`
-    (NF4, NVIDIA GPUs alone). ConfigError for a model that needs code of its own, or that does not fit;
-    InputError for weights that are damaged or are not those of the configuration.
+    (NF4, NVIDIA GPUs alone). `at`: where it lies for now, in the precision of `device`; on a CPU, in the files'
+    own precision, its weights are the files' pages, which the processes of a machine share. `spread`: GPUs that
+    its layers are dealt among, and the bytes that each may take. ConfigError for a model that needs code of its
+    own, or that does not fit; InputError for weights that are damaged or are not those of the configuration.
     """
     from transformers import AutoModelForCausalLM
 
     options = _dtype_options(device, precision) | _quantization_options(device, quantization)
+    if spread:
+        options |= {"device_map": "auto", "max_memory": dict(spread)}
     with _loading(base):
         model, report = AutoModelForCausalLM.from_pretrained(
             base.folder, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
@@ -122,7 +134,7 @@ def load_model(base: Base, *, device: Any, precision: str = "fp32", quantization
             raise InputError(f"{len(lost)} weights are not in its files, such as {lost[0]}", where=str(base.folder))
         model.requires_grad_(requires_grad=False)
         model.eval()
-        return model if quantization else model.to(device)
+        return model if quantization or spread else model.to(at or device)
 
 
 def num_positions(model: Any) -> int | None:
@@ -182,7 +194,7 @@ def _loading(base: Base) -> Iterator[None]:
         raise ConfigError("the model does not fit into memory", where=where) from error
     except Exception as error:  # libraries below raise kinds of their own for damaged files
         if type(error).__name__ == "OutOfMemoryError":
-            hint = "take a smaller model, or quantization: 4bit"
+            hint = "take more or larger GPUs, or a smaller model; to train, quantization: 4bit or shardModel"
             raise ConfigError("the model does not fit into the GPU's memory", where=where, hint=hint) from error
         raise InputError(f"the model cannot be loaded: {_first_line(error)}", where=where) from error
 

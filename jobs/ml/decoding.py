@@ -12,8 +12,8 @@ import torch
 
 from jobs.contracts.errors import IntegrityError
 from jobs.ml.adapter_set import BARE, Adapter, AdapterSet
-from jobs.ml.base_model import Base, load_encoder, load_model, num_positions
-from jobs.ml.devices import choose_device
+from jobs.ml.base_model import Base, load_encoder, num_positions
+from jobs.ml.spreading import load_to_ask, spread_note
 
 _TOKENS_AT_ONCE = 512
 """Of a prompt in one step, so that a long one does not hold up the others for long."""
@@ -46,7 +46,9 @@ class Decoder:
     def __init__(self, base: Base, *, device: str | None = None, precision: str = "bf16") -> None:
         self.base = base
         self.encoder = load_encoder(base)
-        self._model: Any = load_model(base, device=choose_device(device), precision=precision)
+        self._model: Any = load_to_ask(base, device=device, precision=precision)
+        self.note = spread_note(self._model)
+        """What a user should know of where the model is; None where that goes without saying."""
         self._adapters = AdapterSet(self._model, base)
         self.num_positions = num_positions(self._model)
         """How many tokens it reads at most; None where it does not say."""

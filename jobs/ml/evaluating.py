@@ -11,12 +11,13 @@ from typing import Any
 from jobs.contracts.records import Chunk, ChunkMessage
 from jobs.mail.template import render
 from jobs.ml.adapter_switch import AdapterSwitch
-from jobs.ml.base_model import Base, load_model, num_positions
+from jobs.ml.base_model import Base, num_positions
 from jobs.ml.batching import token_batches
-from jobs.ml.devices import choose_device, make_deterministic
+from jobs.ml.devices import make_deterministic
 from jobs.ml.encoding import Encoder, Example
 from jobs.ml.generation import generate
 from jobs.ml.loss import target_losses
+from jobs.ml.spreading import load_to_ask, spread_note
 
 MAX_ANSWERED_TOKENS = 1024
 """Of a longer mail that is answered, the model reads the beginning."""
@@ -57,7 +58,9 @@ class Scorer:
     ) -> None:
         make_deterministic(seed)
         self.encoder = encoder
-        self._model: Any = load_model(base, device=choose_device(device), precision=precision)
+        self._model: Any = load_to_ask(base, device=device, precision=precision)
+        self.note = spread_note(self._model)
+        """What a user should know of where the model is; None where that goes without saying."""
         self._switch = AdapterSwitch(self._model, base)
         self._batch_tokens = batch_tokens
         self._tell = tell

@@ -43,12 +43,12 @@ def target_losses(model: Any, examples: Sequence[Example], *, max_tokens: int) -
 def _batch_losses(model: Any, examples: Sequence[Example]) -> NDArray[np.float64]:
     """The losses of all targets of a batch, row by row."""
     tensors = collate(examples)
-    labels = tensors["labels"][:, 1:].to(model.device)
-    is_target = labels != IGNORED
     # Nothing is foretold from the last token: it is not read.
     hidden = causal_model(model).get_decoder()(
         input_ids=tensors["input_ids"][:, :-1].to(model.device), use_cache=False
     )[0]
+    labels = tensors["labels"][:, 1:].to(hidden.device)  # of a model over several GPUs the last one's
+    is_target = labels != IGNORED
     parts = [
         torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         for logits, targets in _blocks(model, hidden[is_target], labels[is_target])

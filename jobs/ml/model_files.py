@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
@@ -90,6 +91,17 @@ def require_whole(path: Path, hint: str = "fetch it again") -> None:
         raise MissingInputError("no such file", where=str(path)) from error
     except (SafetensorError, OSError) as error:
         raise InputError(f"the file is damaged or cut short: {error}", where=str(path), hint=hint) from error
+
+
+def num_weights(folder: Path) -> int:
+    """How many numbers a model's weights are, by the headers of their files."""
+    from safetensors import safe_open
+
+    number = 0
+    for path in weight_files(folder):
+        with safe_open(path, framework="np") as file:
+            number += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return number
 
 
 def model_digest(folder: Path) -> str:

@@ -110,7 +110,9 @@ class Assistant(AbstractContextManager["Assistant"]):
             return VllmDecoder(base, self.wanted.vllm)
         from jobs.ml.decoding import Decoder
 
-        return Decoder(base, device=self.wanted.device, precision=self.wanted.precision)
+        decoder = Decoder(base, device=self.wanted.device, precision=self.wanted.precision)
+        self.notes += [decoder.note] if decoder.note else []
+        return decoder
 
     @property
     def knowledge(self) -> Knowledge:

@@ -109,6 +109,7 @@ def share(config: Config, inputs: Inputs, which: Share) -> Json:
             seed=config.seed,
             tell=shown.update,
         )
+        notes += [scorer.note] if scorer.note else []
         prepare(scorer, work, config)
         shown.total = work.num_tokens(config.max_new_tokens) * len(own)
         part |= score(scorer, own, num_others, work, config)

@@ -89,7 +89,7 @@ class Config:
     processes: int = how(1)
     """On this machine, where no launcher such as torchrun says how many there are."""
     shard_model: bool = how(default=False)
-    """Cut the model over the processes instead of giving each a copy."""
+    """Cut the model over all processes instead of giving each a copy."""
     shard_date: str | None = how(None)
     """In the name of an archived train set; None: that of its newest mail."""
     tells: bool = how(default=True)
@@ -112,6 +112,9 @@ def run(config: Config, inputs: Inputs, outputs: Outputs) -> Json:
     from jobs.ml.training.steps import plan_steps
 
     require_date(config.shard_date)
+    if config.shard_model and config.quantization:
+        hint = "leave one of them out: shard_model, or quantization"
+        raise ConfigError("a base model in 4 bits cannot be cut over the processes", where="train", hint=hint)
     path = inputs.one("schedule")
     schedule = read_json(path)
     steps = plan_steps(schedule, config.gradient_accumulation, str(path))

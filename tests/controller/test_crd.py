@@ -119,6 +119,7 @@ ONE_SOURCE = "needs exactly one of mbox, maildir, eml, imap"
 ONE_PATTERN = "needs exactly one of from, to, list, header, label, folder, subject"
 NO_TEST = "a test metric chooses nothing: val chooses, test reports"
 LONG = {"x" * 318: "1"}
+SHARDED = {"shardModel": True}
 CASES = [
     Case("spec.store", "sseKmsKeyId needs sse: aws:kms", store(**KMS), store(**KMS | {"sse": "AES256"})),
     Case("spec.sources[]", ONE_SOURCE, {"sources": [{"eml": "a"}]}, {"sources": [{"eml": "a"}, {}]}),
@@ -142,6 +143,13 @@ CASES = [
         "windowOverlap must be less than windowSize",
         {"split": {"windowSize": 11}},
         {"split": {"windowSize": 10}},
+    ),
+    *(
+        Case("spec.training", message, {"training": SHARDED | right}, {"training": SHARDED | wrong})
+        for message, right, wrong in (
+            ("shardModel needs several processes", {"processesPerNode": 2}, {"nodes": 1}),
+            ("shardModel and quantization exclude", {"nodes": 2}, {"nodes": 2, "quantization": "4bit"}),
+        )
     ),
     *(
         Case("spec.selection.weights", message, {"selection": {"weights": right}}, {"selection": {"weights": wrong}})

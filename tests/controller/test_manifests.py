@@ -6,6 +6,7 @@ REFRAIN_WRITE_GOLDENS=1 pytest tests/controller/test_manifests.py     writes the
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,20 @@ def test_a_stage_reads_a_cycle_that_is_one() -> None:
     read = RetrainCycle.model_validate(said)
     assert [one.mbox for one in read.spec.sources] == ["s3://mail/1.mbox", "s3://mail/2.mbox"]
     assert set(said["spec"]) == {"archive", "store", "model", "sources"}
+
+
+def test_the_gpus_of_the_cycle_of_70b_on_two_nodes() -> None:
+    """That of docs/sizing.md: as many for each pod of train as it has processes, and what evaluate is given."""
+    page = (Path(__file__).parents[2] / "docs/sizing.md").read_text()
+    (text,) = re.findall(r"```yaml\n# cycle.yaml\n(.*?)```", page, re.DOTALL)
+    spec = yaml.safe_load(text)["spec"]
+    assert spec["training"]["shardModel"]
+    found = {}
+    for stage in ("train", "evaluate"):
+        job = stage_job(*wanted({"spec": spec, "stage": stage}))["spec"]
+        limits = job["template"]["spec"]["containers"][0]["resources"]["limits"]
+        found[stage] = (job["completions"], limits["nvidia.com/gpu"], limits["memory"])
+    assert found == {"train": (2, "8", "256Gi"), "evaluate": (1, "4", "64Gi")}
 
 
 def test_names_fit_and_differ() -> None:

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,10 +38,7 @@ def test_the_ranks_of_a_job_train_as_one(tmp_path: Path, refrain: Refrain) -> No
     """Each rank's command and variables are those of the Job; only the name of the first one's pod is not."""
     pytest.importorskip("torch", reason="the training half needs the extra `train`")
     container, file = _prepared(tmp_path, refrain)
-    port = free_port()
-    ranks = [_rank(container, file, number, port, tmp_path) for number in range(2)]
-    said = [rank.communicate(timeout=300)[0] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], said
+    _train(container, file, tmp_path)
     told = decode((tmp_path / "told-0").read_text(), "train", 0)
     assert told is not None
     assert told.result is not None
@@ -53,7 +50,47 @@ def test_the_ranks_of_a_job_train_as_one(tmp_path: Path, refrain: Refrain) -> No
     assert {one["num_processes"] for one in json.loads(state.read_text())["seen"]} == {2}
 
 
-def _prepared(folder: Path, refrain: Refrain) -> tuple[Object, Path]:
+_WATCHED = """
+import os
+if "LOCAL_RANK" in os.environ:  # of a rank, not of its launcher
+    from jobs.ml.training import run, sharding
+    def shard(model, *args):
+        whole = sharding.local_bytes(model)
+        original(model, *args)
+        with open(os.path.join(os.environ["SHARES"], os.environ["RANK"]), "w") as file:
+            file.write(str(sharding.local_bytes(model) / whole))
+    original, run.shard = run.shard, shard
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_ranks_of_a_job_share_one_model(tmp_path: Path, refrain: Refrain) -> None:
+    """From the cycle's shardModel, by the Job's own command, to weights that no rank holds all of."""
+    pytest.importorskip("torch", reason="the training half needs the extra `train`")
+    container, file = _prepared(tmp_path, refrain, shardModel=True)
+    shares = tmp_path / "shares"
+    shares.mkdir()
+    (tmp_path / "watched").mkdir()
+    (tmp_path / "watched/sitecustomize.py").write_text(_WATCHED)
+    _train(container, file, tmp_path, PYTHONPATH=str(tmp_path / "watched"), SHARES=str(shares))
+    held = {path.name: float(path.read_text()) for path in shares.iterdir()}
+    assert held.keys() == {"0", "1"}
+    assert max(held.values()) <= 0.6
+    told = decode((tmp_path / "told-0").read_text(), "train", 0)
+    assert told is not None
+    assert told.result is not None
+    assert told.result["last_loss"] < told.result["first_loss"]
+
+
+def _train(container: Object, file: Path, folder: Path, **variables: str) -> None:
+    port = free_port()
+    ranks = [_rank(container, file, number, port, folder, variables) for number in range(2)]
+    said = [rank.communicate(timeout=300)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+
+
+def _prepared(folder: Path, refrain: Refrain, **training: bool) -> tuple[Object, Path]:
     """The container of a training on two nodes, and the file that it reads, over an archive that has come so far."""
     from local.models import whole_cycle, write_mbox, write_models
 
@@ -61,7 +98,7 @@ def _prepared(folder: Path, refrain: Refrain) -> tuple[Object, Path]:
     write_mbox(place / "1.mbox", num_mails=40)
     cycle = whole_cycle("w1", str(place / "1.mbox"), store={"url": (folder / "store").as_uri()})
     cycle["spec"]["model"]["base"] = str(place / "base")
-    cycle["spec"]["training"]["nodes"] = 2
+    cycle["spec"]["training"] |= {"nodes": 2, **training}
     planning, entry = wanted({"spec": cycle["spec"], "stage": "train", "settings": {"gpuResource": ""}})
     file = folder / "cycle.json"
     file.write_text(json.dumps(document(planning.cycle)))
@@ -71,7 +108,9 @@ def _prepared(folder: Path, refrain: Refrain) -> tuple[Object, Path]:
     return container, file
 
 
-def _rank(container: Object, file: Path, number: int, port: int, folder: Path) -> subprocess.Popen[str]:
+def _rank(
+    container: Object, file: Path, number: int, port: int, folder: Path, variables: Mapping[str, str]
+) -> subprocess.Popen[str]:
     """One rank, as the kubelet would start its container."""
     told = folder / f"told-{number}"
     words = " ".join([*container["command"], *container["args"]])
@@ -83,7 +122,7 @@ def _rank(container: Object, file: Path, number: int, port: int, folder: Path) -
     scratch.mkdir()
     own = {item["name"]: item["value"] for item in container["env"]}
     own |= {"TMPDIR": str(scratch), "HOME": str(scratch), "HF_HOME": str(scratch), "CUDA_VISIBLE_DEVICES": ""}
-    environment = os.environ | own | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    environment = os.environ | own | dict(variables) | {"PATH": f"{BIN}:{os.environ['PATH']}"}
     return subprocess.Popen(
         words.split(), env=environment, cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -73,6 +73,7 @@ MAPPED: dict[str, tuple[Any, dict[str, Any]]] = {
     "training.earlyStopping.patience": (8, {"train.patience": 8, "train.min_delta": 0.001}),
     "training.earlyStopping.minDelta": (0.5, {"train.patience": 3, "train.min_delta": 0.5}),
     "training.processesPerNode": (2, {"train.processes": 2}),
+    "training.shardModel": (True, {"train.shard_model": True}),
     "training.precision": ("fp32", {"train.precision": "fp32", "evaluate.precision": "fp32"}),
     "evaluation.topK": (9, {"evaluate.top_k": 9, "select.top_k": 9}),
     "evaluation.embeddingModel": (
@@ -111,7 +112,7 @@ OF_RUNS = {
     *("store.addressingStyle", "retention.checkpoints", "retention.cycles", "suspend"),
 }
 
-ANY_TIME = {"micro_batch_tokens", "report_to", "processes", "mode", "approve"}
+ANY_TIME = {"micro_batch_tokens", "report_to", "processes", "shard_model", "mode", "approve"}
 """Settings that may change where a stage has finished."""
 
 
@@ -140,7 +141,9 @@ def cycle_with(path: str, value: Any) -> RetrainCycle:
         place = place.setdefault(step, {})
     place[last] = value
     if last == "sseKmsKeyId":
-        place["sse"] = "aws:kms"  # the one field that needs another
+        place["sse"] = "aws:kms"
+    if last == "shardModel":
+        place["nodes"] = 2  # no setting of a stage
     return located(RetrainCycle.model_validate(document("w1", spec)), Path("/there"))
 
 

@@ -238,10 +238,27 @@ def test_the_memory_of_a_model_by_hand() -> None:
     assert 500 < quantized.weights < 600
 
 
+def test_the_memory_of_a_process_that_holds_a_share_of_the_model() -> None:
+    """Of 3,000 weights 2,000 are in the four layers, two of which are whole at a time, and so are the other 1,000."""
+    linear = {f"layers.{number}.up": (20, 20) for number in range(4)} | {"layers.0.down": (20, 20)}
+    facts = BaseFacts(3000, num_layers=4, width=8, vocabulary=100, linear=linear)
+    training = TrainingSpec(nodes=2, processes_per_node=5, shard_model=True)
+    memory, whole = training_memory(facts, 200, training, 10), training_memory(facts, 200, TrainingSpec(), 10)
+    assert memory.weights == 2 * (3000 // 10 + 1000 + 2000 * 2 // 4)
+    assert memory.adapter == 4 * (200 // 10 + 200 * 2 // 4)
+    assert memory.gradients == whole.gradients == 4 * 200
+    assert memory.optimizer == 2 * 4 * 200 // 10
+    assert (memory.activations, memory.logits) == (whole.activations, whole.logits)
+
+
 def test_a_base_that_one_gpu_cannot_hold_is_told() -> None:
     facts = BaseFacts(70 * 10**9, num_layers=80, width=8192, vocabulary=128_256, linear={})
-    (told,) = one_gpu_notes(facts, TrainingSpec(precision="bf16", quantization="4bit"))
-    assert told.startswith("the base model takes 130 GiB in bf16, and evaluate and ask load it whole on one device")
+    (told,) = one_gpu_notes(facts, TrainingSpec(precision="bf16"))
+    assert told.startswith("the base model takes 130 GiB in bf16: a GPU of 80 GiB cannot hold it. evaluate, ask and")
+    assert told.endswith("unless training.shardModel cuts it up over them")
+    for training in (TrainingSpec(quantization="4bit"), TrainingSpec(nodes=2, shard_model=True)):
+        (told,) = one_gpu_notes(facts, training)
+        assert told.endswith("give them several (stages.evaluate.resources)")
     facts = replace(facts, num_parameters=32 * 10**9)
     assert one_gpu_notes(facts, TrainingSpec(precision="bf16")) == []
     assert len(one_gpu_notes(facts, TrainingSpec(precision="fp32"))) == 1

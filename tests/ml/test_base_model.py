@@ -216,6 +216,24 @@ def test_a_model_keeps_its_precision_where_that_is_asked(base, tmp_path):
     assert load_model(half, device=CPU, precision="bf16").dtype == torch.float32
 
 
+def test_a_model_that_waits_on_the_cpu_is_in_its_device_s_precision(base, monkeypatch):
+    monkeypatch.setattr("jobs.ml.devices._computes_in_bf16", lambda _: True)
+    waiting = load_model(base, device=torch.device("cuda", 0), precision="bf16", at=CPU)
+    assert (waiting.dtype, waiting.device) == (torch.bfloat16, CPU)
+
+
+def test_weights_on_the_cpu_are_the_file_s_own_pages(base):
+    """Eight processes of a pod have a base of 140 GB in memory once: what is mapped from a file is shared."""
+    if not Path("/proc/self/maps").exists():
+        pytest.skip("no /proc/self/maps: not Linux")
+    model = load_model(base, device=CPU, precision="stored")
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+    mapped = [line[0].split("-") for line in lines if line[-1] == str(base.folder / "model.safetensors")]
+    spans = [(int(first, 16), int(end, 16)) for first, end in mapped]
+    for name, weight in model.named_parameters():
+        assert any(first <= weight.data_ptr() < end for first, end in spans), name
+
+
 @pytest.fixture
 def model_url(new_store: Callable[[], str], base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The base model in a store of each kind, with a cache of one's own."""

@@ -28,6 +28,7 @@ def tiny_base(
     layers: int = 2,
     seed: int = 0,
     begins: bool = False,
+    tied: bool = True,
 ) -> Path:
     """A Llama with random weights and a byte-level BPE tokenizer trained on the texts, in a folder.
 
@@ -50,7 +51,7 @@ def tiny_base(
         max_position_embeddings=4096,
         bos_token_id=None,
         eos_token_id=0,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)

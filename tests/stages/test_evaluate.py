@@ -45,11 +45,11 @@ def calls() -> Counter[str]:
 def found(world: World, calls: Counter[str]) -> dict[str, Any]:
     from transformers import PreTrainedModel
 
-    from jobs.ml import evaluating
+    from jobs.ml import spreading
     from jobs.ml.embedding import Embedder
 
     with pytest.MonkeyPatch.context() as patch:
-        for owner, name in ((evaluating, "load_model"), (Embedder, "documents"), (Embedder, "queries")):
+        for owner, name in ((spreading, "load_model"), (Embedder, "documents"), (Embedder, "queries")):
             patch.setattr(owner, name, counted(calls, name, getattr(owner, name)))
         from_files = counted(calls, "from_pretrained", PreTrainedModel.from_pretrained.__func__)
         patch.setattr(PreTrainedModel, "from_pretrained", classmethod(from_files))

@@ -195,6 +195,10 @@ class TestWhatItRefuses:
         with pytest.raises(InputError, match=rf"chunk {chunk['chunk_id']} is of train"):
             train(ready, url)
 
+    def test_a_model_in_4_bits_that_is_to_be_cut_up(self, ready: Path, url: str) -> None:
+        with pytest.raises(ConfigError, match="a base model in 4 bits cannot be cut over the processes"):
+            train(ready, url, shard_model=True, quantization="4bit", processes=2)
+
     def test_early_stopping_without_a_val_set(self, ready: Path, url: str) -> None:
         change(url, "window", "val_set", lambda entries: entries[:0] or [])
         store = open_store(url)

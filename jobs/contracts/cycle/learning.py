@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from jobs.contracts.cycle.bounds import DAY_SECONDS, ENTRIES, YEAR_SECONDS, CycleModel, rules, text
 
@@ -56,8 +56,19 @@ class EarlyStopping(CycleModel):
     """Fall in val loss that counts as improvement."""
 
 
+_NOBODY_TO_SHARE_WITH = "shardModel needs several processes: nodes or processesPerNode above 1"
+_SHARDED_IN_4_BITS = "shardModel and quantization exclude each other: a model in 4 bits is not cut up"
+
+
 class TrainingSpec(CycleModel):
     """How it is trained."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("!self.shardModel || self.nodes * self.processesPerNode > 1", _NOBODY_TO_SHARE_WITH),
+            ("!self.shardModel || !has(self.quantization)", _SHARDED_IN_4_BITS),
+        )
+    )
 
     epochs: Annotated[int, Field(ge=1, le=1000)] = 3
     """Passes over the new mail."""
@@ -93,8 +104,18 @@ class TrainingSpec(CycleModel):
     """Pods."""
     processes_per_node: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes, and GPUs, in each."""
+    shard_model: bool = False
+    """Cut the base model up over all processes (FSDP), for one that no GPU holds; false: each process holds it all."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Of activations and of the frozen weights."""
+
+    @model_validator(mode="after")
+    def _can_be_cut_up(self) -> Self:
+        if self.shard_model and self.nodes * self.processes_per_node == 1:
+            raise ValueError(_NOBODY_TO_SHARE_WITH)
+        if self.shard_model and self.quantization:
+            raise ValueError(_SHARDED_IN_4_BITS)
+        return self
 
 
 class EvaluationSpec(CycleModel):

@@ -88,6 +88,7 @@ def train_adapter(
     """
     due = steps_to_save(run.data.steps, run.settings.save_steps)
     with _told_where_to_log(run), joined(choose_device(run.device).type, run.processes) as world:
+        _require_someone_to_share_with(run.settings, world)
         checkpoints = Checkpoints(items, run.base, due, run.in_use)
         try:
             trainer, start = _first_process(
@@ -112,12 +113,12 @@ def _first_process(
     if world.size > 1:
         _share(run, world, state, folder or run.start_from, scratch)
     device = _prepare(run)
-    wanted = _wanted(run, device)
+    wanted = Wanted(run.base, run.adapter, run.settings, device, run.data.longest)
     if folder is not None:
         start = resumed_start(wanted, folder)
     elif run.start_from is not None:
         start = warm_start(wanted, run.start_from, _probe(run.data, run.settings))
-        say(f"starts from the adapter in service; its loss is {start.loss:.4f}")
+        say(f"starts from the adapter in service{'' if start.loss is None else f'; its loss is {start.loss:.4f}'}")
     else:
         start = fresh_start(wanted)
     others |= {"checkpoints": checkpoints, "resume_from": folder}
@@ -139,7 +140,7 @@ def follow(device_kind: str | None, scratch: Path, should_stop: Callable[[], boo
         run = Run(base, Adapter(**said["adapter"]), settings, TrainingData.read(folder), device=device_kind)
         state = TrainingState.from_json(said["state"])
         device = _prepare(run)
-        wanted = _wanted(run, device)
+        wanted = Wanted(base, run.adapter, settings, device, run.data.longest)
         start = resumed_start(wanted, folder / _START) if said["has_start"] else fresh_start(wanted)
         others: dict[str, Any] = {"should_stop": should_stop, "resume_from": folder / _START if state.step else None}
         trainer = _train(run, start, state, world=world, device=device, scratch=scratch, **others)
@@ -191,6 +192,12 @@ def _train(
     return trainer
 
 
+def _require_someone_to_share_with(settings: Hyperparameters, world: World) -> None:
+    if settings.shard_model and world.size == 1:
+        hint = "start more (--processes, training.processesPerNode), or leave shard_model out"
+        raise ConfigError("the model is to be cut over the processes, and there is one alone", where="train", hint=hint)
+
+
 def _require_end(trainer: StepTrainer) -> None:
     """StoppedError, in every process, where one was told to stop before the end."""
     if trainer.told_to_stop and not _is_over(trainer):
@@ -210,12 +217,6 @@ def _prepare(run: Run) -> torch.device:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     return chosen
-
-
-def _wanted(run: Run, device: torch.device) -> Wanted:
-    """What is loaded; a model that is to be cut up need not fit on one device."""
-    at = torch.device("cpu") if run.settings.shard_model else device
-    return Wanted(run.base, run.adapter, run.settings, at, run.data.longest)
 
 
 def _probe(data: TrainingData, settings: Hyperparameters) -> Sequence[Any]:
@@ -305,5 +306,5 @@ def _memory_told() -> Iterator[None]:
         raise ConfigError(
             f"the device's memory is too small: {str(error).splitlines()[0]}",
             where="train",
-            hint="set fewer micro_batch_tokens, gradient_checkpointing, or quantization: 4bit",
+            hint="set fewer micro_batch_tokens, gradient_checkpointing, quantization: 4bit, or shard_model",
         ) from error

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from jobs.contracts.errors import ConfigError, IntegrityError
 from jobs.ml.adapters import AdapterSwitch, add_adapter, load_adapter, num_trainable, require_adapter
 from jobs.ml.base_model import Base, load_model, require_length
@@ -26,12 +28,12 @@ class Start:
     num_trainable: int
     """Weights that are trained."""
     loss: float | None = None
-    """Of the adapter that a warm start begins with, on what it was checked with; None for any other start."""
+    """Of the adapter that a warm start begins with, on what it was checked with; None where it was not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be trained, and where it is loaded to."""
+    """What is to be trained, and where it will compute."""
 
     base: Base
     adapter: Adapter
@@ -58,13 +60,16 @@ def warm_start(wanted: Wanted, folder: Path, probe: Sequence[Example]) -> Start:
 
     It must have just the weights that the settings ask for (ConfigError), and beside the base's weights
     its loss on the probe must be the one that it has merged into them (IntegrityError). A base model in
-    four bits cannot be merged into: there the second check is left out.
+    four bits cannot be merged into, and one that is to be cut up computes nothing before it is: there the
+    second check is left out.
     """
+    is_sharded = wanted.settings.shard_model
     _require_same_shape(require_adapter(folder, wanted.base), wanted.adapter, folder)
     fresh = _fresh(_model(wanted), wanted)
     shapes = _shapes(fresh)
     model = fresh.unload()
-    expected = None if wanted.adapter.quantization else _merged_loss(model, wanted.base, folder, probe)
+    is_left_out = wanted.adapter.quantization or is_sharded
+    expected = None if is_left_out else _merged_loss(model, wanted.base, folder, probe)
     peft_model = _loaded(model, wanted, folder)
     if _shapes(peft_model) != shapes:
         raise ConfigError(
@@ -74,6 +79,8 @@ def warm_start(wanted: Wanted, folder: Path, probe: Sequence[Example]) -> Start:
             where=str(folder),
             hint="name its target modules, or start from the base model (startFrom: Base)",
         )
+    if is_sharded:
+        return Start(peft_model, num_trainable(peft_model))
     loss = mean_loss(peft_model, probe)
     if expected is not None and abs(loss - expected) > _TOLERANCE[wanted.settings.precision] * max(expected, 0.1):
         raise IntegrityError(
@@ -91,8 +98,15 @@ def mean_loss(model: Any, examples: Sequence[Example]) -> float:
 
 
 def _model(wanted: Wanted) -> Any:
-    precision, quantization = wanted.settings.precision, wanted.adapter.quantization
-    model = load_model(wanted.base, device=wanted.device, precision=precision, quantization=quantization)
+    settings = wanted.settings
+    at = torch.device("cpu") if settings.shard_model else None  # it need not fit on one device before it is cut up
+    model = load_model(
+        wanted.base,
+        device=wanted.device,
+        precision=settings.precision,
+        quantization=wanted.adapter.quantization,
+        at=at,
+    )
     require_length(model, wanted.longest - 1)  # nothing is foretold from the last token
     return model
 

@@ -21,7 +21,7 @@ from jobs.contracts.errors import ConfigError, StoppedError, TransientError
 
 RANK = "RANK"
 _TOLD_BY_LAUNCHER = (RANK, "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_TIMEOUT = timedelta(minutes=30)
+_TIMEOUT = timedelta(hours=2)
 """How long one process waits for the others, which may have a model to fetch."""
 _PATIENCE_SECONDS = 30
 """How long the first process waits for the others to end."""

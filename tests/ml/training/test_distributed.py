@@ -121,6 +121,26 @@ def test_one_model_cut_in_two(
     assert losses(outcome) == pytest.approx(losses(alone[1]), rel=1e-5)
 
 
+def test_a_model_that_is_cut_up_goes_on_from_the_incumbent(base: Any, data: Any, adapter: Path, tmp_path: Path) -> None:
+    """It computes nothing before it is cut up: the incumbent's loss is not looked at, its shape is."""
+    said: list[str] = []
+    settings = SETTINGS | {"start_from": adapter, "say": said.append}
+    sharded = train(base, data, tmp_path / "sharded", processes=2, shard_model=True, **settings)
+    assert said == ["starts from the adapter in service"]
+    whole = train(base, data, tmp_path / "whole", **settings)
+    assert distance(tmp_path / "sharded", tmp_path / "whole") < 1e-5
+    assert losses(sharded) == pytest.approx(losses(whole), rel=1e-5)
+    with pytest.raises(ConfigError, match="the settings say rank 8"):
+        train(base, data, tmp_path / "other", processes=2, shard_model=True, rank=8, **settings)
+
+
+def test_one_process_has_nobody_to_share_a_model_with(base: Any, data: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train(base, data, tmp_path / "run", shard_model=True, **SETTINGS)
+    assert "cut over the processes, and there is one alone" in str(caught.value)
+    assert "training.processesPerNode" in str(caught.value)
+
+
 def test_a_process_that_is_lost_ends_the_training_and_it_goes_on(
     base: Any, data: Any, alone: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
