@@ -15,7 +15,7 @@ import orjson
 from jobs.contracts.errors import AccessError, IntegrityError, MissingInputError, RefrainError, TransientError
 from jobs.contracts.records import Json, short_digest
 from jobs.contracts.store import Store, StoreOptions, open_store
-from jobs.files import output_error
+from jobs.files import one_at_a_time, output_error
 from jobs.items import COMPLETE, file_digest, seal, verify
 from jobs.ml.model_files import CONFIG, require_safe, wanted
 from jobs.ml.quiet import quiet_libraries
@@ -137,8 +137,16 @@ def from_store(
     """A folder with the model's files of a store, under HF_HOME/refrain, named by their digests; `choose` as above.
 
     Where the prefix has a `_COMPLETE.json` (`jobs.items`), files are checked against it, and those that were
-    fetched before are taken; without one it is fetched anew each time. See `from_hub` for what it raises.
+    fetched before are taken; without one it is fetched anew each time. Processes of a machine that want the same
+    wait for each other. See `from_hub` for what it raises.
     """
+    # Not in the cache, which may be a volume whose kind knows no locks.
+    lock = Path(tempfile.gettempdir()) / f"refrain-fetching-{os.getuid()}-{short_digest(url)}.lock"
+    with one_at_a_time(lock):
+        return _from_store(url, options, choose)
+
+
+def _from_store(url: str, options: StoreOptions | None, choose: Callable[[list[str], str], list[str]] | None) -> Path:
     store = open_store(url, options or StoreOptions.from_environment(), read_only=True)
     names = list(store.list())
     if not names:

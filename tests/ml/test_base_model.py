@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -295,6 +298,42 @@ def test_a_model_with_digests_is_fetched_once_and_checked(model_url, base_folder
     assert raised.value.where == f"{model_url}/model.safetensors"
     assert cached(tmp_path) == []
     assert not list((tmp_path / "cache").rglob(".fetching-*"))
+
+
+_FETCHING = """
+import os, sys, time
+from pathlib import Path
+from jobs.ml import fetching
+download, begun = fetching._download, Path(sys.argv[3])
+def counted(store, key, path):
+    while len(list(begun.iterdir())) < 3:
+        time.sleep(0.02)
+    time.sleep(0.2)  # of several files: time enough for all to look whether it is there
+    with open(sys.argv[2], "a") as file:
+        file.write(f"{key}\\n")
+    download(store, key, path)
+fetching._download = counted
+(begun / str(os.getpid())).touch()
+print(fetching.from_store(sys.argv[1]))
+"""
+
+
+def test_processes_that_want_the_same_fetch_it_once(new_folder, base_folder, tmp_path):
+    """As those of a training on one node do, all at the same time."""
+    url = new_folder()
+    sealed = Path(shutil.copytree(base_folder, tmp_path / "sealed"))
+    for path in [*base_folder.iterdir(), seal(sealed)]:
+        open_store(url).upload(path.name, path)
+    (tmp_path / "begun").mkdir()
+    command = [sys.executable, "-c", _FETCHING, url, str(tmp_path / "fetched"), str(tmp_path / "begun")]
+    environment = os.environ | {"HF_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
+    started = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    folders = {process.communicate(timeout=120)[0] for process in started}
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert folders == {f"{cached(tmp_path)[0]}\n"}
+    fetched = (tmp_path / "fetched").read_text().split()
+    assert sorted(fetched) == sorted(set(fetched)), "by each for itself"
+    assert "model.safetensors" in fetched
 
 
 def test_an_empty_store(new_folder, tmp_path):
