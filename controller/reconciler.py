@@ -33,7 +33,8 @@ _NUM_WORKERS = 8
 _NUM_ROUTINE_WORKERS = 2
 """For those of which nothing is known but that they are there."""
 _ROUTINE_PAUSE_SECONDS = 0.1
-"""Between two of them, so that those that have changed find a thread."""
+"""Between two of them, so that those that have changed find a thread; less where there are so many that a round of all
+would take longer than the time between two rounds: settings are read, and liveness is told, once a round."""
 _MOST_DELAY_SECONDS = 60.0
 _SOON_SECONDS = 0.2
 _HEAL_SECONDS = 5
@@ -83,7 +84,7 @@ class Reconciler:
                 group.create_task(self._work(self._routine))
 
     async def _resync(self) -> None:
-        pause = 0.0  # after a start all are looked at at once
+        most_pause = 0.0  # after a start all are looked at at once
         while True:
             await self._read_settings()
             try:
@@ -93,8 +94,8 @@ class Reconciler:
                     self.mark(self.settings.inference.archive)
                 for archive in found:
                     self.mark(archive, is_routine=True)
-                    await asyncio.sleep(pause)
-                pause = _ROUTINE_PAUSE_SECONDS
+                    await asyncio.sleep(min(most_pause, self.settings.resync_seconds / len(found)))
+                most_pause = _ROUTINE_PAUSE_SECONDS
             except (ApiError, RefrainError) as error:
                 logger.warning("resync: %s", error)
             except Exception:

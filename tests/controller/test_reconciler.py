@@ -95,6 +95,31 @@ def test_what_has_changed_waits_for_no_routine(monkeypatch: pytest.MonkeyPatch) 
     assert Counter(looked) == Counter([*archives, "new"])
 
 
+def test_a_round_over_many_archives_takes_no_longer_than_the_time_between_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the liveness probe, which takes three times that for too long, would have the controller restarted."""
+    settings = Settings(namespace="mail", resync_seconds=1)
+    made = Looking(None, lambda: settings, settings)  # type: ignore[arg-type]
+    made.looked, made.gate = [], threading.Event()
+    made.gate.set()
+    listed: list[float] = []
+
+    def archives(_: Any) -> list[str]:
+        listed.append(time.monotonic())
+        return [f"a{number}" for number in range(100)]
+
+    monkeypatch.setattr(module, "archives", archives)
+
+    async def work() -> None:
+        task = asyncio.create_task(made.run())
+        while len(listed) < 3:
+            await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+    assert listed[2] - listed[1] < 6, "two seconds; with a tenth of a second for each archive it would be eleven"
+
+
 def test_an_archive_that_changes_while_it_is_looked_at_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Counter(run(["a0", "a1", "a2"], ["a0"], monkeypatch)) == {"a0": 2, "a1": 1, "a2": 1}
 
