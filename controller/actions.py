@@ -69,6 +69,8 @@ class Ask:
     pod: Json
     adapter: str
     """Which adapter it is expected to answer with, `key@digest`."""
+    seconds: float
+    """How long an answer is waited for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ class Applier:
         assert said is not None
         match action:
             case Ask():
-                self._memory.answers[uid(action.pod), action.adapter] = inference.ask(action.pod, said)
+                self._memory.answers[uid(action.pod), action.adapter] = inference.ask(action.pod, said, action.seconds)
             case Swap():
                 self._memory.swaps[uid(action.pod), action.adapter] = inference.swap(action.pod, action.adapter, said)
             case Forget():

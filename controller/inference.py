@@ -13,14 +13,15 @@ from controller.observed import Answer, Swapped
 from controller.settings import InferenceSettings
 from jobs.contracts.secret_lines import secrets_in
 
-_TIMEOUT = urllib3.Timeout(connect=3, read=60)
+_CONNECT_SECONDS = 3
+_SWAP_SECONDS = 60
 _pool = urllib3.PoolManager(num_pools=16)
 _MOST_TOKENS = 16
 _COME_BACK = (401, 403, 408, 425, 429)
 """Refusals that may end by themselves, as those from 500 on: a changed token takes a while to get everywhere."""
 
 
-def ask(pod: Json, settings: InferenceSettings) -> Answer:
+def ask(pod: Json, settings: InferenceSettings, seconds: float) -> Answer:
     """Ask a pod a question, with the token where there is one: clients' keys are not ours. Never raises."""
     question = {
         "model": "refrain",
@@ -28,7 +29,7 @@ def ask(pod: Json, settings: InferenceSettings) -> Answer:
         "max_tokens": _MOST_TOKENS,
     }
     try:
-        said = _post(pod, settings, "/v1/chat/completions", question, _token(settings.token_file))
+        said = _post(pod, settings, "/v1/chat/completions", question, seconds)
         text = str(said["choices"][0]["message"]["content"])
         adapter = str(said["refrain"]["adapter"])
     except (urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
@@ -49,7 +50,7 @@ def swap(pod: Json, adapter: str, settings: InferenceSettings) -> Swapped:
     """Tell a pod to load an adapter, `key@digest`. Never raises."""
     key, _, digest = adapter.rpartition("@")
     try:
-        _post(pod, settings, "/v1/adapter", {"adapter": key or None, "sha256": digest}, _token(settings.token_file))
+        _post(pod, settings, "/v1/adapter", {"adapter": key or None, "sha256": digest}, _SWAP_SECONDS)
     except _RefusedError as error:
         return Swapped(str(error), is_final=400 <= error.status < 500 and error.status not in _COME_BACK)
     except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
@@ -70,15 +71,15 @@ def _token(path: Path | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def _post(pod: Json, settings: InferenceSettings, path: str, body: Json, headers: dict[str, str] | None = None) -> Any:
+def _post(pod: Json, settings: InferenceSettings, path: str, body: Json, seconds: float) -> Any:
     address = (pod.get("status") or {}).get("podIP") or ""
     host = f"[{address}]" if ":" in address else address
     answer = _pool.request(
         "POST",
         f"http://{host}:{settings.port}{path}",
         body=orjson.dumps(body),
-        headers={"Content-Type": "application/json"} | (headers or {}),
-        timeout=_TIMEOUT,
+        headers={"Content-Type": "application/json"} | _token(settings.token_file),
+        timeout=urllib3.Timeout(connect=_CONNECT_SECONDS, read=seconds),
         retries=False,
     )
     if answer.status != 200:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from controller.planning import Planning
 
 _POLL_SECONDS = 5
+_ASK_SECONDS = 60
+"""How long an answer is waited for, where there is time."""
 _REFUSED_SECONDS = 30
 
 
@@ -244,18 +246,26 @@ def _judge(
         _record(p, inference, promotion)
         return
     has_heard = all(answers[uid(pod)] is not None for pod in ready)
-    if has_heard and (_is_late(p, promotion) or _is_counted_on(p, inference, open_ones)):
+    left = {uid(pod): _seconds_left(p, inference, pod) for pod in open_ones}
+    is_counted_on = any(0 < seconds <= 2 * _POLL_SECONDS for seconds in left.values())
+    if has_heard and (_is_late(p, promotion) or is_counted_on):
         _take_back(p, promotion, *_why_not_ready(p, inference, pods, promotion.adapter))
         return
-    p.actions += [Ask(pod, promotion.adapter) for pod in open_ones]
+    p.actions += [Ask(pod, promotion.adapter, _patience(left[uid(pod)])) for pod in open_ones]
     _wait_on(p, inference, promotion)
 
 
-def _is_counted_on(p: Planning, inference: Inference, pods: list[Any]) -> bool:
-    """Whether the Deployment is about to take one of them for available, and to let a former pod go."""
-    seconds = inference.deployment["spec"].get("minReadySeconds", 0)
-    moments = (str(found["lastTransitionTime"]) for pod in pods if (found := condition(pod, "Ready")))
-    return any(after(at, seconds - 2 * _POLL_SECONDS) <= p.now < after(at, seconds) for at in moments)
+def _seconds_left(p: Planning, inference: Inference, pod: Any) -> float:
+    """Until the Deployment takes a ready pod for available, and lets a former pod go; 0 where it has done so."""
+    seconds, ready = inference.deployment["spec"].get("minReadySeconds", 0), condition(pod, "Ready")
+    if not seconds or not ready:
+        return 0.0
+    return max(0.0, (after(str(ready["lastTransitionTime"]), seconds) - p.now).total_seconds())
+
+
+def _patience(seconds_left: float) -> float:
+    """How long a pod's answer is waited for: a look has to come behind it while the former pods are all there."""
+    return min(_ASK_SECONDS, max(1.0, seconds_left - _POLL_SECONDS)) if seconds_left else _ASK_SECONDS
 
 
 def _wait_on(p: Planning, inference: Inference, promotion: Promotion) -> None:

@@ -99,6 +99,8 @@ class World:
     """By inference pod and adapter: why it does not load it."""
     loaded: dict[str, str] = field(default_factory=dict)
     """By inference pod: the adapter that it answers with, where it was swapped."""
+    hangs: set[str] = field(default_factory=set)
+    """Inference pods that take a question and never answer."""
     writes: list[str] = field(default_factory=list)
     _version: int = 1
     _annotated_by: str = ""
@@ -237,6 +239,9 @@ class World:
                 template = action.pod["metadata"]["annotations"].get(ADAPTER, "")
                 served = self.loaded.get(uid, template)
                 answer = self.says.get((uid, action.adapter), Answer(served.rpartition("@")[2], "yes"))
+                if uid in self.hangs:
+                    self.now += timedelta(seconds=action.seconds)
+                    answer = Answer("", "", "read timed out")
                 self.answers[uid, action.adapter] = answer
             case Swap():
                 uid = action.pod["metadata"]["uid"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -33,7 +35,8 @@ def test_of_several_tokens_the_first_is_sent(token_file: Path) -> None:
 @pytest.mark.parametrize("text", ["secret\x07word", "s\u00e9cret", "", "# nothing"])
 def test_a_token_that_cannot_be_sent_is_not_told_to_everybody(token_file: Path, text: str) -> None:
     token_file.write_text(text)
-    told = (swap(POD, "x@y", settings(18_412, token_file)).problem, ask(POD, settings(18_412, token_file)).problem)
+    said = settings(18_412, token_file)
+    told = (swap(POD, "x@y", said).problem, ask(POD, said, 60).problem)
     for problem in told:
         assert "holds no token" in problem
         assert "cret" not in problem
@@ -62,3 +65,13 @@ def test_who_is_away_is_told_again(token_file: Path) -> None:
     away = swap(POD, "x@y", settings(18_413, token_file))
     assert away.problem
     assert not away.is_final
+
+
+def test_an_answer_is_waited_for_as_long_as_is_said(token_file: Path) -> None:
+    """A pod that takes connections, and never answers."""
+    token_file.write_text("token")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        began = time.monotonic()
+        said = ask(POD, settings(listener.getsockname()[1], token_file), 0.5)
+    assert "timed out" in said.problem
+    assert time.monotonic() - began < 10

@@ -98,6 +98,28 @@ class TestPromotion:
         world.settle()
         assert (withheld(world), world.serving()) == ("NoAnswer", FORMER)
 
+    @pytest.mark.parametrize("seconds", [0, 4, 19, 24])
+    def test_a_pod_that_never_answers_is_taken_back_before_they_go(self, world: World, seconds: int) -> None:
+        """However late after it was ready it is asked: the question itself must not outlast that."""
+        begun(world).deployment["spec"]["minReadySeconds"] = 30  # type: ignore[index]
+        world.hangs = {"s2-0"}
+        world.roll_out()
+        until = world.now + timedelta(seconds=30)
+        world.now += timedelta(seconds=seconds)
+        world.settle()
+        assert (withheld(world), world.serving()) == ("NoAnswer", FORMER)
+        assert world.now < until
+
+    def test_where_none_waits_for_it_a_pod_has_all_its_time(self, world: World) -> None:
+        """Also where its node's clock is ahead of ours: without minReadySeconds it was counted on at once."""
+        begun(world)
+        world.says["s2-0", NEW] = Answer("", "", "HTTP 503: busy")
+        world.roll_out()
+        world.now -= timedelta(seconds=3)
+        for _ in range(5):
+            world.look()
+        assert world.status("w1").promotion.reason == ""
+
     def test_when_they_have_gone_it_has_all_its_time(self, world: World) -> None:
         begun(world).deployment["spec"]["minReadySeconds"] = 30  # type: ignore[index]
         world.says["s2-0", NEW] = Answer("", "", "HTTP 503: busy")
