@@ -122,6 +122,8 @@ def _served_in(file: Path) -> str:
         served = file.read_text().strip()
     except OSError as error:
         raise input_error(file, error) from error
+    except UnicodeDecodeError:
+        served = ""
     if "@" not in served:
         raise InputError("no KEY@DIGEST", where=str(file), hint="have `refrain vllm` write it")
     return served

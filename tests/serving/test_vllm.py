@@ -132,6 +132,7 @@ def test_bare_is_brought_as_such(world: World, tmp_path: Path) -> None:
     ("text", "more", "code", "told"),
     [
         ("", (), 65, "no KEY@DIGEST"),
+        ("\xff@", (), 65, "no KEY@DIGEST"),
         (None, (), 66, "no such file"),
         ("@\n", ("--served", "@"), 2, "leave one out"),
     ],
@@ -141,7 +142,7 @@ def test_a_served_file_that_says_nothing(
 ) -> None:
     file = tmp_path / "served"
     if text is not None:
-        file.write_text(text)
+        file.write_text(text, encoding="latin-1")
     command = [str(Path(sys.executable).with_name("refrain")), "serve", "--port=0", f"--store={world.url}"]
     done = subprocess.run(
         [*command, f"--served-file={file}", *more], check=False, capture_output=True, text=True, timeout=SECONDS
