@@ -19,7 +19,7 @@ from e2e.releases import Release
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 INDEX = "batch.kubernetes.io/job-completion-index"
-LONG = {"epochs": 12, "batchSize": 4, "learningRate": 0.02, "precision": "fp32", "saveSteps": 5}
+LONG = {"epochs": 100, "batchSize": 4, "learningRate": 0.005, "precision": "fp32", "saveSteps": 25}
 SPEC = {
     "training": LONG,
     "evaluation": {"embeddingModel": "s3://refrain/models/embedder", "maxQueries": 0},
