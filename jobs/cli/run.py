@@ -134,7 +134,7 @@ def command(
     if only == "train" and is_follower():
         _follow(file, device)
         return
-    machine = {"workers": workers, "device": device, "progress_port": progress_port}
+    machine = {"workers": workers, "device": device, "progress_port": progress_port, "tells": bool(only)}
     settings = {"again": again, "cleanup": not no_cleanup, "owner": owner if only else None, "withhold": withhold}
     with termination.telling(termination_log, only or "", attempt) as tell:
         session = _session(file, store, machine, settings | {"share": share_of})

@@ -122,11 +122,12 @@ def running(kubectl: Kubectl, namespace: str) -> Object | None:
 
 
 def settled(kubectl: Kubectl, namespace: str) -> bool:
-    """Whether the Job has ended, or is suspended and has no pod any more that runs."""
+    """Whether the Job has ended, or is suspended and has no pod any more that runs, nor one on its way out."""
     found = json.loads(kubectl("get", "job", "scenario", "--namespace", namespace, "--output=json"))
     conditions = {one["type"]: one["status"] for one in found["status"].get("conditions", [])}
     over = conditions.get("Complete") == "True" or conditions.get("Failed") == "True"
-    return over or (conditions.get("Suspended") == "True" and running(kubectl, namespace) is None)
+    left = [pod for pod in pods(kubectl, namespace) if running_state(pod) or "deletionTimestamp" in pod["metadata"]]
+    return over or (conditions.get("Suspended") == "True" and not left)
 
 
 def terminated(pod: Object) -> dict[str, Any]:
