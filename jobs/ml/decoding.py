@@ -43,6 +43,9 @@ class Growing:
 class Decoder:
     """A loaded base model and its tokenizer. One thread at a time may call `step`; the rest is safe beside it."""
 
+    is_elsewhere = False
+    """Whether another process computes, and a step only looks whether a token has come."""
+
     def __init__(self, base: Base, *, device: str | None = None, precision: str = "bf16") -> None:
         self.base = base
         self.encoder = load_encoder(base)

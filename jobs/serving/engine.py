@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jobs.serving.vllm import VllmDecoder
 
 _REST_SECONDS = 0.002
-"""Of a round in which no answer got on: one of vLLM's may be waiting for its first token, and holds up no other."""
+"""Of a round in which no answer got on, for all wait for another process; a model that reads here does get on."""
 
 Reason = Literal["stop", "length", "time", "cancelled"]
 
@@ -136,7 +136,7 @@ class Engine:
                 if not self._goes_on(answering):
                     answering.growing = None  # its request may last much longer, and need not hold the model's memory
                     self._active.remove(answering)
-            if self._active and not self._got_on:
+            if self._active and not self._got_on and self._decoder.is_elsewhere:
                 time.sleep(_REST_SECONDS)
         for answering in (*self._active, *self._waiting):
             answering.task.tell(Ended("cancelled", len(answering.tokens)))

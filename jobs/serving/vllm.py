@@ -49,6 +49,8 @@ class Streamed:
 class VllmDecoder:
     """As `jobs.ml.decoding.Decoder`, which says what its methods do."""
 
+    is_elsewhere = True
+
     def __init__(self, base: Base, url: str, *, seconds: float = _START_SECONDS) -> None:
         """Wait until vLLM answers; TransientError where it does not in that time, ConfigError where it is no vLLM."""
         self.base = base

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import openai
 import pytest
@@ -16,6 +17,7 @@ from serving.running import Inside, in_process
 from serving.world import QUESTION, World
 
 from jobs.ml.decoding import Sampling
+from jobs.serving import engine
 from jobs.serving.engine import Piece
 from jobs.serving.gate import Limits
 
@@ -139,6 +141,17 @@ def test_a_long_prompt_is_tokenised_beside_the_streams(door: Inside, monkeypatch
         door.client().completions.create(model="refrain", prompt=["Reshape", "reshape " * 50_000])
     assert refused.value.code == "context_length_exceeded"
     assert threads == ["search_0"] * 2
+
+
+def test_a_long_prompt_is_read_without_a_rest(door: Inside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no token yet in round after round, and the model works in each of them."""
+    rests: list[float] = []
+    monkeypatch.setattr(engine, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rests.append))
+    prompt = "reshape " * 1000
+    answer = door.client().completions.create(model="refrain", prompt=prompt, max_tokens=2)
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens > 1000
+    assert rests == []
 
 
 def test_chance_is_repeated_by_its_seed(door: Inside) -> None:
