@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from jobs.ml.base_model import find_base
-from jobs.ml.decoding import Decoder, Sampling
+from jobs.ml.decoding import Decoder, Growing, Sampling
 
 MAX_MODEL_LEN = 512
 
@@ -40,6 +40,8 @@ class Vllm:
     goes_on: threading.Event = field(default_factory=threading.Event)
     is_well: bool = True
     """Whether its engine is."""
+    is_over: bool = False
+    """Threads that answer yet compute nothing more: torch would take the process down with it where that ends."""
 
     def __post_init__(self) -> None:
         self.decoder = Decoder(find_base(self.config["model"]), device="cpu", precision="fp32")
@@ -50,9 +52,12 @@ class Vllm:
 
     def tokens(self, body: dict[str, Any]) -> Iterator[int]:
         sampling = Sampling(body["temperature"], body["top_p"], body.get("seed"))
-        growing = self.decoder.begin(body["prompt"], self.loaded[body["model"]], sampling)
+        growing: Growing | None = None
         for _ in range(body["max_tokens"]):
             with self.lock:
+                if self.is_over:
+                    return
+                growing = growing or self.decoder.begin(body["prompt"], self.loaded[body["model"]], sampling)
                 token = None
                 while token is None:
                     token = self.decoder.step(growing)
@@ -123,12 +128,17 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+    """Of the default 5 a burst of clients finds no place, and tries again until its time to connect is over."""
+
+
 @contextlib.contextmanager
 def vllm(config: Path) -> Iterator[Vllm]:
     """One that was started with a configuration file, while the block runs."""
     state = Vllm(yaml.safe_load(config.read_text()))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"state": state}))
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     try:
@@ -136,3 +146,5 @@ def vllm(config: Path) -> Iterator[Vllm]:
     finally:
         server.shutdown()
         server.server_close()
+        with state.lock:
+            state.is_over = True
