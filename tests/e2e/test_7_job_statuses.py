@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cluster.jobs import POLICY, job
+from cluster.outcomes import Play
 
 from e2e import kube
 
@@ -32,6 +33,11 @@ FAILS = """
     import sys
     open(sys.argv[1], "w").write("x" + "y" * 4096)
     sys.exit(int(sys.argv[2]))
+"""
+
+FAILS_AS_THE_SECOND = """
+    import os, sys
+    sys.exit(65 * int(os.environ["JOB_COMPLETION_INDEX"]))
 """
 
 
@@ -58,7 +64,22 @@ SCENARIOS: dict[str, tuple[str, list[str], Callable[..., None] | None]] = {
     "deleted by hand": (SAVES, [LOG], delete),
     "deaf to SIGTERM, and deleted": ("import time; time.sleep(200)", [], delete),
     "suspended": (SAVES, [LOG], suspend),
+    "one of two shares fails for good": (FAILS_AS_THE_SECOND, [], None),
 }
+SHARES: Object = {
+    "completions": 2,
+    "parallelism": 2,
+    "completionMode": "Indexed",
+    "backoffLimit": 2,
+    "backoffLimitPerIndex": 1,
+    "maxFailedIndexes": 1,
+    "podFailurePolicy": {
+        "rules": [POLICY["rules"][0], {"action": "FailIndex", "onExitCodes": {"operator": "In", "values": [65]}}]
+    },
+}
+"""As `evaluate` is shared out."""
+SPECS = {"one of two shares fails for good": SHARES}
+"""What differs from a Job of one pod."""
 
 
 @pytest.fixture
@@ -89,7 +110,7 @@ def outcome(kubectl: Kubectl, namespace: str, scenario: str) -> dict[str, Any]:
     """What a Job and its pod say at the end of a scenario, without times and names."""
     program, arguments, harm = SCENARIOS[scenario]
     document = job("scenario", program, args=arguments, image=f"{kube.REGISTRY}/refrain-controller:0.1.0")
-    document["spec"] |= {"podFailurePolicy": POLICY, "completions": 1, "parallelism": 1}
+    document["spec"] |= {"podFailurePolicy": POLICY, "completions": 1, "parallelism": 1} | SPECS.get(scenario, {})
     document["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 2
     kubectl("create", "--namespace", namespace, "--filename=-", stdin=json.dumps(document))
     if harm:
@@ -104,8 +125,38 @@ def outcome(kubectl: Kubectl, namespace: str, scenario: str) -> dict[str, Any]:
     found = json.loads(kubectl("get", "job", "scenario", "--namespace", namespace, "--output=json"))["status"]
     conditions = {(one["type"], one["status"], one.get("reason", "")) for one in found.get("conditions", [])}
     counts = {name: found.get(name, 0) for name in ("active", "succeeded", "failed", "ready", "terminating")}
+    indexes = {name: found.get(name, "") for name in ("completedIndexes", "failedIndexes")}
     ends = [terminated(pod) for pod in pods(kubectl, namespace) if pod["status"]["phase"] in ("Succeeded", "Failed")]
-    return {"conditions": conditions, "counts": counts, "pods": ends}
+    ends.sort(key=lambda end: int(end["exitCode"]))  # those of one moment are in no order
+    return {"conditions": conditions, "counts": counts, "indexes": indexes, "pods": ends}
+
+
+def test_an_image_that_cannot_be_pulled_waits_alike(
+    real: tuple[Kubectl, str], played: tuple[Kubectl, str], kubelet: Kubelet
+) -> None:
+    kubelet.rule = lambda _: Play(pull_error="no such image")
+    assert waits(*played) == waits(*real) == ("Pending", "ImagePullBackOff", 1, None)
+
+
+def waits(kubectl: Kubectl, namespace: str) -> tuple[str, str, int, list[Object] | None]:
+    """A pod's phase and reason once its image has been tried again, and what its Job makes of it."""
+    document = job("scenario", "", image=f"{kube.REGISTRY}/there-is-no-such-image:1")
+    kubectl("create", "--namespace", namespace, "--filename=-", stdin=json.dumps(document))
+
+    def has_been_tried() -> tuple[str, str] | None:
+        pod = next(iter(pods(kubectl, namespace)), {"status": {}})
+        reasons = [one["state"].get("waiting", {}).get("reason", "") for one in statuses(pod)]
+        is_first = not reasons or reasons[0] in ("ContainerCreating", "ErrImagePull")
+        return None if is_first else (pod["status"]["phase"], reasons[0])
+
+    phase, reason = wait(has_been_tried)
+    status = json.loads(kubectl("get", "job", "scenario", "--namespace", namespace, "--output=json"))["status"]
+    return phase, reason, status["active"], status.get("conditions")
+
+
+def statuses(pod: Object) -> list[Object]:
+    """Of its containers; none before the kubelet has seen it."""
+    return list(pod["status"].get("containerStatuses", []))
 
 
 def pods(kubectl: Kubectl, namespace: str) -> list[Object]:
@@ -114,7 +165,7 @@ def pods(kubectl: Kubectl, namespace: str) -> list[Object]:
 
 
 def running_state(pod: Object) -> bool:
-    return any("running" in one["state"] for one in pod["status"].get("containerStatuses", []))
+    return any("running" in one["state"] for one in statuses(pod))
 
 
 def running(kubectl: Kubectl, namespace: str) -> Object | None:
@@ -132,7 +183,7 @@ def settled(kubectl: Kubectl, namespace: str) -> bool:
 
 def terminated(pod: Object) -> dict[str, Any]:
     """How a pod has ended."""
-    (state,) = (one["state"] for one in pod["status"]["containerStatuses"])
+    (state,) = (one["state"] for one in statuses(pod))
     ended = state["terminated"]
     disrupted = [one["reason"] for one in pod["status"]["conditions"] if one["type"] == "DisruptionTarget"]
     facts = {name: ended.get(name) for name in ("exitCode", "reason", "message")}
