@@ -9,7 +9,7 @@ import pytest
 from e2e import kube
 from e2e.releases import Release
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.lengthy, pytest.mark.timeout(1800)]
 SERVE = "jsonpath={.spec.template.spec.containers[0].image} {.spec.template.spec.containers[0].env[*].name}"
 
 

@@ -122,6 +122,7 @@ for name in os.listdir("/proc"):
 """
 
 
+@pytest.mark.lengthy
 def test_two_ranks_of_which_one_and_then_the_other_is_killed(
     release: Release, undisturbed: Callable[[int], str]
 ) -> None:
