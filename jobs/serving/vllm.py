@@ -113,7 +113,7 @@ class VllmDecoder:
             tokens.put(None)
         except RefrainError as error:
             tokens.put(error)
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             tokens.put(TransientError(f"vLLM: {type(error).__name__}: {error}", where=self._url))
 
     def _wait_for_models(self, seconds: float) -> dict[str, int | None]:

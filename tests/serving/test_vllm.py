@@ -184,6 +184,16 @@ def test_one_that_gives_no_tokens_has_not_answered(world: World, tmp_path: Path)
             assistant.probe(QUESTION)
 
 
+def test_one_that_says_what_it_should_not_fails_that_answer(world: World, tmp_path: Path) -> None:
+    with vllm(brought(world, tmp_path / "vllm", world.served("a"))) as server:
+        server.odd_choice = "no object"
+        with (
+            opened(world, served=world.served("a"), vllm=server.url) as assistant,
+            pytest.raises(TransientError, match="AttributeError"),
+        ):
+            assistant.probe(QUESTION)
+
+
 def test_the_chart_s_probe_of_it(world: World, tmp_path: Path) -> None:
     """The command in the pod, against a server that is well, one that is not, and none."""
     containers = the(case("vllm"), "Deployment", "refrain-inference")["spec"]["template"]["spec"]["containers"]

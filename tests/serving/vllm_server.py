@@ -35,6 +35,8 @@ class Vllm:
     """Tokens after which it dies in the middle of an answer."""
     gives_tokens: bool = True
     """Before 0.10.2 vLLM passed over `return_token_ids`."""
+    odd_choice: str = ""
+    """What stands in its events where a choice belongs."""
     stalls_seed: int | None = None
     """Answers with this seed have no token before `goes_on` is set, as in a full vLLM's queue."""
     goes_on: threading.Event = field(default_factory=threading.Event)
@@ -105,7 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             text = self.state.decoder.encoder.decode([token])
             tokens = {"token_ids": [token]} if self.state.gives_tokens else {}
-            self._event({"choices": [{"index": 0, "text": text, "finish_reason": None} | tokens]})
+            choice = {"index": 0, "text": text, "finish_reason": None} | tokens
+            self._event({"choices": [self.state.odd_choice or choice]})
         self._event({"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
         self._chunk(b"data: [DONE]\n\n")
         self._chunk(b"")

@@ -1,0 +1,146 @@
+"""Pods that are told of a candidate instead of being replaced, without a cluster."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from controller_promotions import FORMER, LATE, NEW, OLD, OVER, SUCCEEDED, WITHHELD, marker, withheld
+from controller_world import World
+
+from controller.observed import Answer
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+class TestSwap:
+    """Without a rollout: pods are told, and told back."""
+
+    def swapping(self, world: World) -> World:
+        world.deploy(mode="Swap")
+        world.loaded |= OLD
+        return world
+
+    def test_the_incumbent_is_the_former(self, world: World) -> None:
+        self.swapping(world).refuses["s1-1", NEW] = "HTTP 404: no such adapter"
+        world.add("w1")
+        world.run(WITHHELD)
+        assert (world.status("w1").state, world.loaded) == ("NotPromoted", OLD)
+        assert world.status("w1").promotion.former == FORMER
+
+    def test_a_busy_pod_is_told_again(self, world: World) -> None:
+        self.swapping(world).refuses["s1-1", NEW] = "HTTP 503: busy"
+        world.add("w1")
+        world.run(SUCCEEDED, until="select")
+        world.succeed(SUCCEEDED)
+        for _ in range(6):
+            world.look()
+        assert (world.status("w1").state, world.status("w1").promotion.reason) == ("Running", "")
+        world.refuses.clear()
+        world.run(SUCCEEDED)
+        assert world.status("w1").state == "Promoted"
+
+    def test_a_pod_that_stays_busy_keeps_the_candidate_out(self, world: World) -> None:
+        self.swapping(world).refuses["s1-1", NEW] = "HTTP 503: busy"
+        world.add("w1")
+        world.run(WITHHELD, until="select")
+        world.succeed(WITHHELD)
+        for _ in range(4):
+            world.look()
+        world.now += timedelta(hours=1)
+        world.refuses["s1-1", FORMER] = ""
+        world.run(WITHHELD)
+        assert world.status("w1").state == "NotPromoted"
+        assert world.status("w1").promotion.reason == "NotLoaded"
+
+    def test_a_hiccup_is_asked_again(self, world: World) -> None:
+        self.swapping(world).says["s1-0", NEW] = Answer("", "", "TimeoutError: no")
+        world.add("w1")
+        world.run(SUCCEEDED, until="select")
+        world.succeed(SUCCEEDED)
+        for _ in range(10):
+            world.look()
+        assert world.status("w1").promotion.phase == "RollingOut"
+        world.says.clear()
+        assert world.run(SUCCEEDED) == ["promote"]
+        assert set(world.loaded.values()) == {NEW}
+
+    def test_no_answer_until_the_time_is_up(self, world: World) -> None:
+        self.swapping(world).says["s1-0", NEW] = Answer("", "", "TimeoutError: no")
+        world.add("w1")
+        world.run(SUCCEEDED, until="select")
+        world.succeed(SUCCEEDED)
+        for _ in range(10):
+            world.look()
+        world.now += LATE
+        world.settle()
+        assert (withheld(world), world.loaded) == ("NoAnswer", OLD)
+
+    def test_a_swap_back_that_fails_is_tried_again(self, world: World) -> None:
+        self.swapping(world).says["s1-0", NEW] = Answer("0" * 64, "yes")
+        world.refuses["s1-1", FORMER] = "HTTP 503: busy"
+        world.add("w1")
+        world.run(SUCCEEDED, until="select")
+        world.succeed(SUCCEEDED)
+        for _ in range(10):
+            world.look()
+        assert world.status("w1").promotion.phase == "Restoring"
+        assert "busy" in world.condition("w1", "Progressing")[2]  # type: ignore[index]
+        world.refuses.clear()
+        world.settle()
+        assert (withheld(world), world.loaded) == ("WrongAdapter", OLD)
+
+    def test_a_record_that_fails_is_swapped_back_before_it_is_forgotten(self, world: World) -> None:
+        self.swapping(world)
+        world.add("w1")
+        world.run(SUCCEEDED, until="promote")
+        world.refuses["s1-1", FORMER] = "HTTP 503: busy"
+        world.fail(OVER)
+        for _ in range(5):
+            world.look()
+        assert (world.status("w1").state, world.loaded["s1-0"], bool(marker(world))) == ("Failed", FORMER, True)
+        world.refuses.clear()
+        world.settle()
+        assert (world.loaded, marker(world)) == (OLD, {})
+
+    def test_what_was_heard_of_an_earlier_promotion_does_not_count(self, world: World) -> None:
+        self.swapping(world)
+        world.add("w1")
+        world.run(SUCCEEDED, until="promote")
+        for number in (1, 2):
+            world.fail(OVER)
+            world.settle()
+            assert world.loaded == OLD, number
+            world.now += LATE
+            world.annotate("w1", retry=str(number))
+            world.run(SUCCEEDED, until="promote")
+            assert set(world.loaded.values()) == {NEW}, number
+
+    def test_suspended_in_the_middle(self, world: World) -> None:
+        self.swapping(world).says["s1-0", NEW] = Answer("", "", "TimeoutError: no")
+        world.add("w1")
+        world.run(SUCCEEDED, until="select")
+        world.succeed(SUCCEEDED)
+        for _ in range(10):
+            world.look()
+        world.edit("w1", suspend=True)
+        world.settle()
+        assert (world.loaded, marker(world)) == (OLD, {})
+        world.says.clear()
+        world.edit("w1", suspend=False)
+        world.run(SUCCEEDED)
+        assert (world.status("w1").state, set(world.loaded.values())) == ("Promoted", {NEW})
+
+    def test_deleted_in_the_middle(self, world: World) -> None:
+        self.swapping(world).says["s1-0", NEW] = Answer("", "", "TimeoutError: no")
+        world.add("w1")
+        world.run(SUCCEEDED, until="select")
+        world.succeed(SUCCEEDED)
+        for _ in range(10):
+            world.look()
+        del world.cycles["w1"]
+        world.settle()
+        assert (world.loaded, marker(world)) == (OLD, {})
