@@ -173,12 +173,19 @@ def running(kubectl: Kubectl, namespace: str) -> Object | None:
 
 
 def settled(kubectl: Kubectl, namespace: str) -> bool:
-    """Whether the Job has ended, or is suspended and has no pod any more that runs, nor one on its way out."""
-    found = json.loads(kubectl("get", "job", "scenario", "--namespace", namespace, "--output=json"))
-    conditions = {one["type"]: one["status"] for one in found["status"].get("conditions", [])}
-    over = conditions.get("Complete") == "True" or conditions.get("Failed") == "True"
-    left = [pod for pod in pods(kubectl, namespace) if running_state(pod) or "deletionTimestamp" in pod["metadata"]]
-    return over or (conditions.get("Suspended") == "True" and not left)
+    """Whether the Job has ended, or is suspended and knows that its pods are gone."""
+    status = json.loads(kubectl("get", "job", "scenario", "--namespace", namespace, "--output=json"))["status"]
+    conditions = {one["type"]: one["status"] for one in status.get("conditions", [])}
+    if conditions.get("Complete") == "True" or conditions.get("Failed") == "True":
+        return True
+    are_gone = not status.get("active") and not status.get("terminating") and not left(kubectl, namespace)
+    return conditions.get("Suspended") == "True" and are_gone
+
+
+def left(kubectl: Kubectl, namespace: str) -> list[Object]:
+    """Pods that run, or are on their way out."""
+    found = pods(kubectl, namespace)
+    return [pod for pod in found if running_state(pod) or "deletionTimestamp" in pod["metadata"]]
 
 
 def terminated(pod: Object) -> dict[str, Any]:
