@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS ?= tests
-PYTEST ?= -n auto --maxprocesses 4 --dist loadfile
+PYTEST ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup test test-quick test-servers check bench bench-gpu demo e2e e2e-servers node experiments requirements generate clean
 

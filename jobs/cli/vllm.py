@@ -38,9 +38,9 @@ def command(*, store: str | None, base: str | None, revision: str | None, served
     """Bring base model and adapter, every digest checked, and write the configuration of a vLLM that serves them.
 
     \b
-      refrain vllm --store s3://bucket/archive -o /vllm
+      refrain vllm --store s3://mail/list -o /vllm
       vllm serve --config /vllm/vllm.yaml --host 127.0.0.1 --port 8001
-      refrain serve --store s3://bucket/archive --vllm http://127.0.0.1:8001 --served-file /vllm/served
+      refrain serve --store s3://mail/list --vllm http://127.0.0.1:8001 --served-file /vllm/served
     """
     if store is None:
         raise UsageError("needs a store", hint="name it: --store, or REFRAIN_STORE in the environment")

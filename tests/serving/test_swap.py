@@ -244,16 +244,16 @@ def test_the_controller_asks_and_swaps(world: World, token: Path, tmp_path: Path
         settings = InferenceSettings(
             deployment="serve", archive="workshop", port=int(server.url.rpartition(":")[2]), token_file=token
         )
-        answer = ask(pod, settings)
+        answer = ask(pod, settings, 60)
         assert (answer.adapter, answer.text, answer.problem) == (world.digests["a"], "a" * 16, "")
         assert swap(pod, world.served("b"), settings).problem == ""
-        assert ask(pod, settings).adapter == world.digests["b"]
+        assert ask(pod, settings, 60).adapter == world.digests["b"]
         assert "HTTP 404" in swap(pod, f"cycles/no/train/checkpoints/step_1@{'0' * 64}", settings).problem
-        assert ask(pod, settings).adapter == world.digests["b"]
+        assert ask(pod, settings, 60).adapter == world.digests["b"]
         assert swap(pod, "@", settings).problem == ""
-        assert ask(pod, settings).adapter == ""
+        assert ask(pod, settings, 60).adapter == ""
         token.write_text("another\n")
         assert swap(pod, world.served("b"), settings).problem == "", "a token that was changed holds at once"
         keyless = settings.model_copy(update={"token_file": None})
-        assert "HTTP 401" in ask(pod, keyless).problem
+        assert "HTTP 401" in ask(pod, keyless, 60).problem
         assert server.stopped() == 0
