@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import yaml
 from botocore.exceptions import BotoCoreError
-from cluster.api import wait_for
 
 from e2e import kube
 
@@ -132,16 +131,11 @@ class Release:
                 raise AssertionError(f"{name} is {now}, not {state}\n{said}\n{kube.state_of_things(self.namespace)}")
             time.sleep(1)
 
-    def wait_stage(self, name: str, stage: str, seconds: float = 300) -> Object:
-        """The pod of a cycle's stage, once it runs."""
-
-        def runs() -> Object:
-            pods = self.pods(f"refrain.dev/cycle={name},refrain.dev/stage={stage}")
-            assert pods, f"no pod of {stage} yet; {self.cycle(name).get('status', {}).get('stage')}"
-            assert pods[-1]["status"]["phase"] == "Running", pods[-1]["status"]["phase"]
-            return pods[-1]
-
-        return wait_for(runs, seconds, f"{name} runs {stage}")
+    def running(self, name: str, stage: str) -> list[str]:
+        """The pods of a cycle's stage that run, and are not on their way out."""
+        pods = self.pods(f"refrain.dev/cycle={name},refrain.dev/stage={stage}")
+        live = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        return [pod["metadata"]["name"] for pod in live if pod["status"]["phase"] == "Running"]
 
     def pods(self, labels: str = "") -> list[Object]:
         return kube.items("pods", self.namespace, labels)
