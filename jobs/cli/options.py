@@ -132,23 +132,18 @@ def is_bare(flags: Json) -> bool:
 
 def is_store_alone(store: str | None, *files: str) -> bool:
     """Whether a store is meant. UsageError where one of these parameters, which are for plain files, was given too."""
-    _require_alone(store, f"a store ({store})", files, "; REFRAIN_STORE in the environment counts as --store")
+    require_alone(store, f"a store ({store})", files, "; REFRAIN_STORE in the environment counts as --store")
     return bool(store)
 
 
 def is_url_alone(url: str | None, *local: str) -> bool:
     """Whether a server is meant. UsageError where one of these, which are for what is loaded here, was given too."""
-    _require_alone(url, f"a server ({url})", local, "")
+    require_alone(url, f"a server ({url})", local)
     return bool(url)
 
 
-def is_file_alone(file: Path | None, *others: str) -> bool:
-    """Whether a file says it. UsageError where one of these parameters, which say the same, was given too."""
-    _require_alone(str(file) if file else None, f"a file ({file})", others, "")
-    return file is not None
-
-
-def _require_alone(given: str | None, what: str, others: tuple[str, ...], more: str) -> None:
+def require_alone(given: object, what: str, others: tuple[str, ...], more: str = "") -> None:
+    """UsageError where something is given and one of these parameters, which say the same, is given too."""
     context = click.get_current_context()
     for parameter in context.command.params if given else ():
         if parameter.name in others and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE:

@@ -107,7 +107,8 @@ def command(
         {name: flags.pop(name) for name in kind.__dataclass_fields__ if name in flags}
         for kind in (Wanted, ServerSettings, Limits)
     )
-    if served_file is not None and options.is_file_alone(served_file, "served"):
+    if served_file is not None:
+        options.require_alone(served_file, f"a file ({served_file})", ("served",))
         served = _served_in(served_file)
     wanted |= {"store_url": store, "vector_db": vector_db, "served": served}
     serve(Wanted(**wanted), ServerSettings(**settings), Limits(**limits))

@@ -63,10 +63,7 @@ def training_memory(base: BaseFacts, num_trainable: int, training: TrainingSpec,
     num_shares = num_processes(training) if training.shard_model else 1
     num_weights, num_adapter = float(base.num_parameters), float(num_trainable)
     if training.shard_model:
-        in_layers = sum(map(math.prod, base.linear.values()))
-        whole = _LAYERS_WHOLE / max(1, base.num_layers)
-        num_weights = num_weights / num_shares + (num_weights - in_layers) + in_layers * whole
-        num_adapter = num_adapter / num_shares + num_adapter * whole
+        num_weights, num_adapter = _held_by_each(base, num_trainable, num_shares)
     return Memory(
         weights=int(num_weights * per_parameter),
         adapter=int(num_adapter * _ADAPTER_BYTES),
@@ -75,6 +72,14 @@ def training_memory(base: BaseFacts, num_trainable: int, training: TrainingSpec,
         activations=layers,
         logits=min(num_tokens * base.vocabulary, _LOGITS_AT_ONCE) * _LOGITS_BYTES,
     )
+
+
+def _held_by_each(base: BaseFacts, num_trainable: int, num_shares: int) -> tuple[float, float]:
+    """Parameters of the base and of the adapter that each of so many processes holds of a model that is cut up."""
+    in_layers = sum(map(math.prod, base.linear.values()))
+    whole = _LAYERS_WHOLE / max(1, base.num_layers)
+    num_weights = base.num_parameters / num_shares + (base.num_parameters - in_layers) + in_layers * whole
+    return num_weights, num_trainable / num_shares + num_trainable * whole
 
 
 def num_processes(training: TrainingSpec) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from controller_promotions import FORMER, LATE, NEW, OLD, OVER, SUCCEEDED, WITHHELD, marker, withheld
@@ -14,6 +15,15 @@ from controller.observed import Answer
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+def under_way(world: World, results: Any, num_looks: int) -> None:
+    """A cycle behind its `select`, and so many looks at its promotion."""
+    world.add("w1")
+    world.run(results, until="select")
+    world.succeed(results)
+    for _ in range(num_looks):
+        world.look()
 
 
 class TestSwap:
@@ -33,11 +43,7 @@ class TestSwap:
 
     def test_a_busy_pod_is_told_again(self, world: World) -> None:
         self.swapping(world).refuses["s1-1", NEW] = "HTTP 503: busy"
-        world.add("w1")
-        world.run(SUCCEEDED, until="select")
-        world.succeed(SUCCEEDED)
-        for _ in range(6):
-            world.look()
+        under_way(world, SUCCEEDED, num_looks=6)
         assert (world.status("w1").state, world.status("w1").promotion.reason) == ("Running", "")
         world.refuses.clear()
         world.run(SUCCEEDED)
@@ -45,11 +51,7 @@ class TestSwap:
 
     def test_a_pod_that_stays_busy_keeps_the_candidate_out(self, world: World) -> None:
         self.swapping(world).refuses["s1-1", NEW] = "HTTP 503: busy"
-        world.add("w1")
-        world.run(WITHHELD, until="select")
-        world.succeed(WITHHELD)
-        for _ in range(4):
-            world.look()
+        under_way(world, WITHHELD, num_looks=4)
         world.now += timedelta(hours=1)
         world.refuses["s1-1", FORMER] = ""
         world.run(WITHHELD)
@@ -58,11 +60,7 @@ class TestSwap:
 
     def test_a_hiccup_is_asked_again(self, world: World) -> None:
         self.swapping(world).says["s1-0", NEW] = Answer("", "", "TimeoutError: no")
-        world.add("w1")
-        world.run(SUCCEEDED, until="select")
-        world.succeed(SUCCEEDED)
-        for _ in range(10):
-            world.look()
+        under_way(world, SUCCEEDED, num_looks=10)
         assert world.status("w1").promotion.phase == "RollingOut"
         world.says.clear()
         assert world.run(SUCCEEDED) == ["promote"]
@@ -70,11 +68,7 @@ class TestSwap:
 
     def test_no_answer_until_the_time_is_up(self, world: World) -> None:
         self.swapping(world).says["s1-0", NEW] = Answer("", "", "TimeoutError: no")
-        world.add("w1")
-        world.run(SUCCEEDED, until="select")
-        world.succeed(SUCCEEDED)
-        for _ in range(10):
-            world.look()
+        under_way(world, SUCCEEDED, num_looks=10)
         world.now += LATE
         world.settle()
         assert (withheld(world), world.loaded) == ("NoAnswer", OLD)
@@ -82,11 +76,7 @@ class TestSwap:
     def test_a_swap_back_that_fails_is_tried_again(self, world: World) -> None:
         self.swapping(world).says["s1-0", NEW] = Answer("0" * 64, "yes")
         world.refuses["s1-1", FORMER] = "HTTP 503: busy"
-        world.add("w1")
-        world.run(SUCCEEDED, until="select")
-        world.succeed(SUCCEEDED)
-        for _ in range(10):
-            world.look()
+        under_way(world, SUCCEEDED, num_looks=10)
         assert world.status("w1").promotion.phase == "Restoring"
         assert "busy" in world.condition("w1", "Progressing")[2]  # type: ignore[index]
         world.refuses.clear()
@@ -121,11 +111,7 @@ class TestSwap:
 
     def test_suspended_in_the_middle(self, world: World) -> None:
         self.swapping(world).says["s1-0", NEW] = Answer("", "", "TimeoutError: no")
-        world.add("w1")
-        world.run(SUCCEEDED, until="select")
-        world.succeed(SUCCEEDED)
-        for _ in range(10):
-            world.look()
+        under_way(world, SUCCEEDED, num_looks=10)
         world.edit("w1", suspend=True)
         world.settle()
         assert (world.loaded, marker(world)) == (OLD, {})
@@ -136,11 +122,7 @@ class TestSwap:
 
     def test_deleted_in_the_middle(self, world: World) -> None:
         self.swapping(world).says["s1-0", NEW] = Answer("", "", "TimeoutError: no")
-        world.add("w1")
-        world.run(SUCCEEDED, until="select")
-        world.succeed(SUCCEEDED)
-        for _ in range(10):
-            world.look()
+        under_way(world, SUCCEEDED, num_looks=10)
         del world.cycles["w1"]
         world.settle()
         assert (world.loaded, marker(world)) == (OLD, {})

@@ -17,6 +17,15 @@ def world() -> World:
     return World()
 
 
+def announced(world: World) -> None:
+    """A cycle whose candidate is announced, and not set yet."""
+    world.deploy(former=FORMER)
+    world.add("w1")
+    world.run(SUCCEEDED, until="select")
+    world.succeed(SUCCEEDED)
+    world.look()
+
+
 class TestTakingBack:
     def test_why_is_written_down_before_anything_is_changed(self, world: World) -> None:
         begun(world)
@@ -48,22 +57,14 @@ class TestTakingBack:
         assert not [one for one in world.writes if one.startswith("adapter")]
 
     def test_a_value_that_changed_behind_the_announcement_is_the_former(self, world: World) -> None:
-        world.deploy(former=FORMER)
-        world.add("w1")
-        world.run(SUCCEEDED, until="select")
-        world.succeed(SUCCEEDED)
-        world.look()
+        announced(world)
         assert world.status("w1").promotion.phase == "Announced"
         world.deployment["spec"]["template"]["metadata"]["annotations"] = {"refrain.dev/adapter": "x@1"}  # type: ignore[index]
         world.settle()
         assert (world.status("w1").promotion.former, world.serving()) == ("x@1", NEW)
 
     def test_only_what_was_looked_at_is_overwritten(self, world: World) -> None:
-        world.deploy(former=FORMER)
-        world.add("w1")
-        world.run(SUCCEEDED, until="select")
-        world.succeed(SUCCEEDED)
-        world.look()
+        announced(world)
         world.deployment["metadata"]["resourceVersion"] = "17"  # type: ignore[index]
         observed = world.observed()
         actions = plan(observed.cycles[0], observed, world.settings, world.now).actions
