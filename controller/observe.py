@@ -132,11 +132,11 @@ def _newest(pods: Iterable[Json]) -> str:
 
 
 def _warning(api: Api, job: Json, since: str) -> dict[str, str]:
-    """The newest warning about a Job that has no pod: a quota's refusal, an admission webhook's.
+    """Why a Job that has no pod was refused its newest one: by a quota, by an admission webhook.
 
-    Where it had a pod `since`, what was in its way has gone.
+    Where it had a pod `since`, what was in its way has gone. How a Job has failed is a warning too, but none of these.
     """
-    events = api.list("events", fieldSelector=f"involvedObject.uid={uid(job)},type=Warning")
+    events = api.list("events", fieldSelector=f"involvedObject.uid={uid(job)},reason=FailedCreate")
     newest = max(events, key=_told_at, default=None)
     return {name(job): str(newest.get("message", ""))} if newest and _told_at(newest) >= since else {}
 

@@ -23,21 +23,32 @@ class Listed:
             "events": events,
         }
 
-    def list(self, kind: str, **_: str) -> list[Json]:
-        return self._lists[kind]
+    def list(self, kind: str, fieldSelector: str = "", **_: str) -> list[Json]:  # noqa: N803  # as the client's
+        asked = dict(part.split("=") for part in fieldSelector.split(",") if part)
+        return [one for one in self._lists[kind] if "reason" not in asked or one["reason"] == asked["reason"]]
 
 
-@pytest.mark.parametrize(("is_before", "told"), [(True, False), (False, True)])
-def test_a_warning_from_before_the_newest_pod_is_none(*, is_before: bool, told: bool) -> None:
-    """A quota refused a pod once; then there was one, and it failed: the quota is not what is in the way now."""
+@pytest.mark.parametrize(
+    ("at", "reason", "told"),
+    [
+        (datetime(2020, 1, 1, tzinfo=UTC), "FailedCreate", False),
+        (datetime(2100, 1, 1, tzinfo=UTC), "FailedCreate", True),
+        (datetime(2100, 1, 1, tzinfo=UTC), "PodFailurePolicy", False),
+    ],
+    ids=["refused before the newest pod", "refused since", "failed since"],
+)
+def test_a_refusal_is_told_where_it_is_in_the_way_now(at: datetime, reason: str, *, told: bool) -> None:
+    """A quota refused a pod once; then there was one, and it failed: the quota is not what is in the way now.
+
+    That the Job has failed may be told before its status is read.
+    """
     world = World()
     world.add("w1")
     world.run(RESULTS, until="train")
     (name,) = world.running()
     (pod,) = world.pods_of(name)
     pod["status"] = {"phase": "Failed"}
-    at = datetime(2020, 1, 1, tzinfo=UTC) if is_before else datetime(2100, 1, 1, tzinfo=UTC)
-    event = {"message": "exceeded quota: few", "lastTimestamp": written(at)}
+    event = {"reason": reason, "message": "exceeded quota: few", "lastTimestamp": written(at)}
     api: Any = Listed(world, [event])
     observed = observe(api, "workshop", world.settings, Memory(), world.now)
     assert bool(observed.warnings) == told
