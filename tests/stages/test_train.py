@@ -255,7 +255,7 @@ class TestWhatItRefuses:
 
 
 def die_at_step(step: int, number: int) -> None:
-    """From now on a signal comes at a step: behind its first micro-batch."""
+    """From now on a signal comes at a step: behind its first micro-batch, the last checkpoint being published."""
     from jobs.ml.training.trainer import StepTrainer
 
     original = StepTrainer._tensors
@@ -263,6 +263,8 @@ def die_at_step(step: int, number: int) -> None:
     def tensors(self: Any, examples: Any) -> Any:
         result = original(self, examples)
         if self.model.training and self.state.global_step == step and self.seen_one:
+            if self.checkpoints._pending:
+                self.checkpoints._pending.result()
             os.kill(os.getpid(), number)
         self.seen_one = self.model.training and self.state.global_step == step
         return result
