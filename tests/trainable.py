@@ -1,4 +1,4 @@
-"""An archive that is ready to be trained on, and its tiny base model; runs of `train` that die."""
+"""An archive that is ready to be trained on, and its tiny base model; runs of `train`, also ones that die."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import mailgen
+import orjson
 
+from jobs.contracts.artifacts import artifact_key
 from jobs.contracts.store import open_store
 from jobs.runner import run_in_store
-from jobs.stages import parse, rehearse, sample, split, train, window
+from jobs.stages import parse, rehearse, sample, split, window
+from jobs.stages.train import Config
 
 CYCLE = "week-5"
 SETTINGS: dict[str, Any] = {
@@ -59,7 +62,38 @@ def copied(ready: Path, url: str) -> str:
 
 def settings(ready: Path, **others: Any) -> Any:
     """The stage's settings."""
-    return train.Config(**{"base": str(ready / "base")} | SETTINGS | others)
+    return Config(**{"base": str(ready / "base")} | SETTINGS | others)
+
+
+def train(ready: Path, url: str, **others: Any) -> Any:
+    """Run `train`, with the settings of these tests but for others; its result."""
+    attempt = others.pop("attempt", 0)
+    return run_in_store("train", settings(ready, **others), url=url, cycle=CYCLE, attempt=attempt)
+
+
+def command(ready: Path, url: str, *more: object) -> None:
+    """`refrain train` with the settings of these tests."""
+    from jobs.cli import main
+
+    flags: dict[str, object] = {
+        "base": ready / "base",
+        "store": url,
+        "cycle": CYCLE,
+        "lr": 2e-2,
+        "rank": 4,
+        "alpha": 8,
+        "dropout": 0.1,
+        "save-steps": 3,
+        "micro-batch-tokens": 1,
+        "device": "cpu",
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    main(["train", *words, *map(str, more)])
+
+
+def artifact(url: str, kind: str, stage: str = "train") -> Any:
+    """An artifact in JSON that a stage has written."""
+    return orjson.loads(open_store(url, read_only=True).get(artifact_key(CYCLE, stage, kind)))
 
 
 def written(url: str) -> dict[str, bytes]:
@@ -81,6 +115,33 @@ def in_a_child(work: Callable[[], Any]) -> int:
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die_at_step(step: int, number: int) -> None:
+    """From now on a signal comes at a step: behind its first micro-batch, the last checkpoint being published."""
+    from jobs.ml.training.trainer import StepTrainer
+
+    original = StepTrainer._tensors
+
+    def tensors(self: Any, examples: Any) -> Any:
+        result = original(self, examples)
+        if self.model.training and self.state.global_step == step and self.seen_one:
+            if self.checkpoints._pending:
+                self.checkpoints._pending.result()
+            os.kill(os.getpid(), number)
+        self.seen_one = self.model.training and self.state.global_step == step
+        return result
+
+    StepTrainer.seen_one = False  # type: ignore[attr-defined]
+    StepTrainer._tensors = tensors  # type: ignore[method-assign]
+
+
+def middle(url: str) -> int:
+    """A step of more than two micro-batches, neither the first nor behind one that is saved anyway; from 0."""
+    batches = [batch for epoch in artifact(url, "schedule", "sample")["epochs"] for batch in epoch["batches"]]
+    saved = artifact(url, "trainer_state")["refrain"]["checkpoints"]
+    sizes = {number: len(batch["chunk_ids"]) for number, batch in enumerate(batches)}
+    return next(n for n, size in sizes.items() if n and size > 2 and f"step_{n}" not in saved)
 
 
 def export(ready: Path, folder: Path) -> Path:

@@ -1,14 +1,10 @@
-"""The train stage over an archive: what it refuses, what it writes, and that no kill changes that."""
+"""The train stage over an archive: what it refuses, what it writes, and what it tells meanwhile."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import urllib.request
 from collections import Counter
@@ -18,47 +14,19 @@ from typing import Any
 
 import orjson
 import pytest
-import trainable
-from components import require
-from trainable import CYCLE, copied, in_a_child, written
+from trainable import CYCLE, artifact, train, written
 
 from jobs.assignments.archive import Archive
-from jobs.contracts.artifacts import BASE_KEY, artifact_key, production_key
-from jobs.contracts.errors import ConfigError, InputError, MissingInputError, StoppedError, UsageError
+from jobs.contracts.artifacts import BASE_KEY, artifact_key
+from jobs.contracts.errors import ConfigError, InputError, MissingInputError, UsageError
 from jobs.contracts.records import short_digest
 from jobs.contracts.store import open_store
 from jobs.intake.reading import read_data
-from jobs.items import LocalItems
 from jobs.runner import run_in_store
-from jobs.stages import Inputs, Outputs
-from jobs.stages.train import _fix_base, _in_use
+from jobs.stages import Inputs
+from jobs.stages.train import _fix_base
 
 torch = pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: Any) -> Path:
-    return trainable.make(tmp_path_factory.mktemp("ready"))
-
-
-@pytest.fixture
-def url(ready: Path, tmp_path: Path) -> str:
-    return copied(ready, (tmp_path / "archive").as_uri())
-
-
-@pytest.fixture(scope="module")
-def undisturbed(ready: Path, tmp_path_factory: Any) -> tuple[str, Any]:
-    url = copied(ready, (tmp_path_factory.mktemp("undisturbed") / "archive").as_uri())
-    return url, train(ready, url)
-
-
-def train(ready: Path, url: str, **settings: Any) -> Any:
-    attempt = settings.pop("attempt", 0)
-    return run_in_store("train", trainable.settings(ready, **settings), url=url, cycle=CYCLE, attempt=attempt)
-
-
-def artifact(url: str, kind: str, stage: str = "train") -> Any:
-    return orjson.loads(open_store(url, read_only=True).get(artifact_key(CYCLE, stage, kind)))
 
 
 def change(url: str, stage: str, kind: str, edit: Callable[[Any], Any]) -> None:
@@ -254,268 +222,11 @@ class TestWhatItRefuses:
         assert caught.value.exit_code == 78
 
 
-def die_at_step(step: int, number: int) -> None:
-    """From now on a signal comes at a step: behind its first micro-batch, the last checkpoint being published."""
-    from jobs.ml.training.trainer import StepTrainer
-
-    original = StepTrainer._tensors
-
-    def tensors(self: Any, examples: Any) -> Any:
-        result = original(self, examples)
-        if self.model.training and self.state.global_step == step and self.seen_one:
-            if self.checkpoints._pending:
-                self.checkpoints._pending.result()
-            os.kill(os.getpid(), number)
-        self.seen_one = self.model.training and self.state.global_step == step
-        return result
-
-    StepTrainer.seen_one = False  # type: ignore[attr-defined]
-    StepTrainer._tensors = tensors  # type: ignore[method-assign]
-
-
-def middle(url: str) -> int:
-    """A step of more than two micro-batches, neither the first nor behind one that is saved anyway; from 0."""
-    batches = [batch for epoch in artifact(url, "schedule", "sample")["epochs"] for batch in epoch["batches"]]
-    saved = artifact(url, "trainer_state")["refrain"]["checkpoints"]
-    sizes = {number: len(batch["chunk_ids"]) for number, batch in enumerate(batches)}
-    return next(n for n, size in sizes.items() if n and size > 2 and f"step_{n}" not in saved)
-
-
-def die_at_upload(number: int) -> None:
-    """From now on this process dies behind the so manieth object that it writes."""
-    from jobs.items import StoreItems
-
-    original, count = StoreItems.publish, [0]
-
-    def publish(self: Any, name: str) -> None:
-        store = self._store
-        upload = store.upload
-
-        def counted(key: str, path: Path) -> None:
-            upload(key, path)
-            count[0] += 1
-            if count[0] == number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        store.upload = counted
-        original(self, name)
-
-    StoreItems.publish = publish  # type: ignore[method-assign]
-
-
-class TestKills:
-    @pytest.mark.parametrize("number", [1, 6, 13])
-    def test_between_two_uploads(self, ready: Path, url: str, undisturbed: Any, number: int) -> None:
-        """A checkpoint is six objects, the marker the last of them."""
-
-        def work() -> None:
-            die_at_upload(number)
-            train(ready, url)
-
-        assert in_a_child(work) == -signal.SIGKILL
-        train(ready, url)
-        assert written(url) == written(undisturbed[0])
-
-    def test_over_every_store(self, ready: Path, new_store: Any, undisturbed: Any) -> None:
-        url = copied(ready, new_store())
-
-        def work() -> None:
-            die_at_step(middle(undisturbed[0]), signal.SIGKILL)
-            train(ready, url)
-
-        assert in_a_child(work) == -signal.SIGKILL
-        assert not any(key.endswith("/train/_SUCCESS.json") for key in written(url))
-        train(ready, url)
-        assert written(url) == written(undisturbed[0])
-
-    @pytest.mark.parametrize(
-        ("number", "code"),
-        [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 143)],
-        ids=["TERM", "INT", "HUP"],
-    )
-    def test_told_to_stop_it_saves_in_the_middle_of_a_step(
-        self, ready: Path, url: str, undisturbed: Any, capfd: Any, number: signal.Signals, code: int
-    ) -> None:
-        """By the command line, whose own handler would have ended it at once."""
-
-        step = middle(undisturbed[0])
-
-        def work() -> None:
-            die_at_step(step, number)
-            command(ready, url)
-
-        assert in_a_child(work) == code
-        told = capfd.readouterr().err
-        assert f"told to stop at step {step} of" in told
-        assert "the same command again goes on from there" in told
-        assert ("Ctrl-C again stops at once" in told) == (number == signal.SIGINT)
-        assert any(f"checkpoints/step_{step}/_COMPLETE.json" in key for key in written(url))
-        assert in_a_child(lambda: command(ready, url)) == 0
-        assert f"goes on from step {step}" in capfd.readouterr().err
-        assert written(url) == written(undisturbed[0])
-
-    def test_sigterm_as_the_first_process_of_a_container(
-        self, ready: Path, url: str, undisturbed: Any, tmp_path: Path
-    ) -> None:
-        """The kernel spares it signals that it has no handler for."""
-        isolated = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
-        possible = subprocess.run([*isolated, "true"], capture_output=True, check=False)
-        require(possible.returncode == 0, "no namespaces: unshare --pid is not allowed here")
-        step = middle(undisturbed[0])
-        script = tmp_path / "first.py"
-        script.write_text(
-            f"import os, sys\nfrom pathlib import Path\nsys.path[:0] = {[str(Path(__file__).parents[1])]!r}\n"
-            f"from stages.test_train import command, die_at_step\nassert os.getpid() == 1\n"
-            f"die_at_step({step}, 15)\ncommand(Path({str(ready)!r}), {url!r})\n"
-        )
-        done = subprocess.run([*isolated, sys.executable, script], capture_output=True, check=False, text=True)
-        assert done.returncode == 143, done.stderr
-        assert f"told to stop at step {step} of" in done.stderr
-        train(ready, url)
-        assert written(url) == written(undisturbed[0])
-
-
-def command(ready: Path, url: str, *more: object) -> None:
-    """`refrain train` with the settings of these tests."""
-    from jobs.cli import main
-
-    flags: dict[str, object] = {
-        "base": ready / "base",
-        "store": url,
-        "cycle": CYCLE,
-        "lr": 2e-2,
-        "rank": 4,
-        "alpha": 8,
-        "dropout": 0.1,
-        "save-steps": 3,
-        "micro-batch-tokens": 1,
-        "device": "cpu",
-    }
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    main(["train", *words, *map(str, more)])
-
-
 def test_alpha_is_twice_the_rank_unless_it_is_said() -> None:
     from jobs.stages.train import Config
 
     assert [Config(base="b", rank=rank).alpha for rank in (1, 16, 128)] == [2, 32, 256]
     assert Config(base="b", rank=4, alpha=32).alpha == 32
-
-
-class TestIncumbent:
-    def test_it_starts_from_the_adapter_in_service(self, ready: Path, url: str, undisturbed: Any) -> None:
-        """What an earlier cycle has promoted."""
-        from jobs.contracts.artifacts import production_key
-
-        put_into_service(url, undisturbed)
-        assert open_store(url).exists(production_key(1))
-        result = train(ready, url)
-        assert result["starts_from"] == "incumbent"
-        assert result["first_loss"] == pytest.approx(undisturbed[1]["last_loss"], abs=0.1)
-        assert result["first_loss"] < undisturbed[1]["first_loss"] - 0.04
-        assert result["adapter_sha256"] != undisturbed[1]["adapter_sha256"]
-        assert artifact(url, "exposures")["starts_from"] == undisturbed[1]["adapter_sha256"]
-
-    def test_or_from_a_fresh_one_where_that_is_asked(self, ready: Path, url: str, undisturbed: Any) -> None:
-        put_into_service(url, undisturbed)
-        result = train(ready, url, start_from="Base")
-        assert result["starts_from"] == "base"
-        assert result["first_loss"] == undisturbed[1]["first_loss"]
-
-    def test_a_checkpoint_of_a_run_with_another_start_is_not_gone_on_from(
-        self, ready: Path, url: str, undisturbed: Any
-    ) -> None:
-        def work() -> None:
-            die_at_step(middle(undisturbed[0]), signal.SIGKILL)
-            train(ready, url)
-
-        assert in_a_child(work) == -signal.SIGKILL
-        put_into_service(url, undisturbed)
-        result = train(ready, url)
-        assert result["starts_from"] == "incumbent"
-        assert result["first_loss"] < undisturbed[1]["first_loss"] - 0.04
-
-    def test_a_base_that_has_moved_is_still_the_same(
-        self, ready: Path, url: str, tmp_path: Path, undisturbed: Any
-    ) -> None:
-        def work() -> None:
-            die_at_step(int(saved[-1].removeprefix("step_")) - 1, signal.SIGKILL)
-            train(ready, url)
-
-        saved = artifact(undisturbed[0], "trainer_state")["refrain"]["checkpoints"]
-        assert in_a_child(work) == -signal.SIGKILL
-        moved = str(shutil.copytree(ready / "base", tmp_path / "moved"))
-        result = train(ready, url, base=moved)
-        assert result["adapter_sha256"] == undisturbed[1]["adapter_sha256"]
-        folder = artifact_key(CYCLE, "train", "checkpoints")
-        store = open_store(url, read_only=True)
-        bases = [orjson.loads(store.get(f"{folder}/{name}/refrain.json"))["base"] for name in saved]
-        assert bases == [str(ready / "base")] * (len(saved) - 1) + [moved], "it went on from its last checkpoint"
-
-    def test_what_is_in_service_is_not_trained_over(self, ready: Path, tmp_path: Path, undisturbed: Any) -> None:
-        """Not by other settings, and not where a rollback alone would bring it back."""
-        shutil.copytree(Path(undisturbed[0].removeprefix("file://")), tmp_path / "archive")
-        url = (tmp_path / "archive").as_uri()
-        store = open_store(url)
-        adapter = f"{artifact_key(CYCLE, 'train', 'checkpoints')}/step_3"
-        record = {"seq": 1, "action": "promote", "cycle": CYCLE, "adapter": adapter, "sha256": "a" * 64}
-        store.put(production_key(1), orjson.dumps(record | {"window_idx": 0, "decision": {}}))
-        later = {"seq": 2, "action": "rollback", "cycle": "", "adapter": None, "sha256": "", "window_idx": -1}
-        store.put(production_key(2), orjson.dumps(later | {"decision": {}}))
-        before = written(url)
-        config = trainable.settings(ready, learning_rate=1e-3)
-        with pytest.raises(ConfigError, match="step_3 is in use") as told:
-            run_in_store("train", config, url=url, cycle=CYCLE, again=True)
-        assert "another cycle's name" in told.value.hint
-        kept = {key: data for key, data in before.items() if "/train/checkpoints/" in key}
-        assert kept
-        assert kept.items() <= written(url).items()
-        same = run_in_store("train", trainable.settings(ready), url=url, cycle=CYCLE, again=True)
-        assert same["adapter_sha256"] == undisturbed[1]["adapter_sha256"]
-
-    def test_nor_what_a_link_or_the_start_names_among_plain_files(
-        self, ready: Path, tmp_path: Path, undisturbed: Any
-    ) -> None:
-        from jobs.ml.base_model import find_base
-        from jobs.ml.training.checkpoints import Checkpoints
-
-        folder = tmp_path / "checkpoints"
-        key = artifact_key(CYCLE, "train", "checkpoints")
-        for name in ("step_3", "step_6"):
-            shutil.copytree(Path(undisturbed[0].removeprefix("file://")) / key / name, folder / name)
-        inputs, outputs = Inputs({}), Outputs({"checkpoints": folder})
-        assert set(_in_use(inputs, outputs, None)) == set()
-        assert set(_in_use(inputs, outputs, tmp_path / "elsewhere" / "step_3")) == set()
-        assert set(_in_use(inputs, outputs, folder / "step_3")) == {"step_3"}
-        (folder / "production").symlink_to("step_6")
-        assert set(_in_use(inputs, outputs, None)) == {"step_6"}
-        checkpoints = Checkpoints(LocalItems(folder), find_base(str(ready / "base")), {6}, {"step_6"})
-        with pytest.raises(ConfigError, match="step_6 is in use"):
-            checkpoints.resume("another run")
-        checkpoints.abandon()
-        assert LocalItems(folder).names() == ["step_3", "step_6"]
-
-
-def put_into_service(url: str, undisturbed: Any) -> None:
-    """The last checkpoint of the undisturbed run, as if a cycle before this one had promoted it."""
-    from jobs.contracts.artifacts import production_key
-
-    store, source = open_store(url), open_store(undisturbed[0], read_only=True)
-    name = artifact(undisturbed[0], "trainer_state")["refrain"]["checkpoints"][-1]
-    prefix = f"cycles/before/train/checkpoints/{name}"
-    own = f"{artifact_key(CYCLE, 'train', 'checkpoints')}/{name}"
-    for key in source.list(f"{own}/"):
-        store.put(key.replace(own, prefix), source.get(key))
-    record = {
-        "seq": 1,
-        "action": "promote",
-        "cycle": "before",
-        "adapter": prefix,
-        "sha256": undisturbed[1]["adapter_sha256"],
-        "window_idx": 0,
-        "decision": {},
-    }
-    store.put(production_key(1), orjson.dumps(record))
 
 
 def test_progress_over_http_while_it_runs(ready: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -592,20 +303,3 @@ def test_the_note_on_white_space_comes_with_plain_files_too(
     assert [note.partition(":")[0] for note in notes] == ["the archive was split by white space"] * by_white_space
     shutil.rmtree(tmp_path / "assignments.archive")
     assert _fix_base(find_base(str(ready / "base")), inputs) == []
-
-
-def test_told_to_stop_while_it_loads_it_stops_at_once(ready: Path, url: str) -> None:
-    """Nothing is trained yet, so nothing is saved."""
-    from jobs.ml.training import run
-
-    original = run._prepare
-
-    def prepare(*args: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "_prepare", prepare)
-        with pytest.raises(StoppedError, match="told to stop at step 0"):
-            train(ready, url)
-    assert not any("checkpoints" in key for key in written(url))

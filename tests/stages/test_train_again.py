@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import trainable
-from trainable import CYCLE, copied, written
+from trainable import CYCLE, written
 
 from jobs.contracts.artifacts import artifact_key, marker_key
 from jobs.contracts.errors import MissingInputError
@@ -19,16 +19,6 @@ from jobs.stages import train as stage
 pytest.importorskip("torch")
 
 WEIGHTS = "step_3/adapter_model.safetensors"
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: Any) -> Path:
-    return trainable.make(tmp_path_factory.mktemp("ready"))
-
-
-@pytest.fixture
-def url(ready: Path, tmp_path: Path) -> str:
-    return copied(ready, (tmp_path / "archive").as_uri())
 
 
 def test_damage_that_a_later_stage_meets_is_healed(ready: Path, url: str) -> None:

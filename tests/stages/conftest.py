@@ -1,0 +1,29 @@
+"""An archive that is ready to be trained on, and what an undisturbed training makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trainable
+from trainable import copied
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory: Any) -> Path:
+    """What trainable.make makes; not to be changed."""
+    return trainable.make(tmp_path_factory.mktemp("ready"))
+
+
+@pytest.fixture
+def url(ready: Path, tmp_path: Path) -> str:
+    """A copy of the archive for the test."""
+    return copied(ready, (tmp_path / "archive").as_uri())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(ready: Path, tmp_path_factory: Any) -> tuple[str, Any]:
+    """Another copy that has been trained on, and the result; not to be changed."""
+    url = copied(ready, (tmp_path_factory.mktemp("undisturbed") / "archive").as_uri())
+    return url, trainable.train(ready, url)
