@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 NewStore = Callable[[], str]
 """Makes an empty store and gives its URL."""
+MANY_BYTES = bytes(range(256)) * 20_000
+"""Some 5 MB: more than any buffer."""
 
 
 @pytest.fixture
