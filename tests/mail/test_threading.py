@@ -1,26 +1,16 @@
-import json
-import mailbox
-import re
-from dataclasses import dataclass
+"""Threads of made-up mails: components, trees, and which thread a mail goes to."""
+
+from __future__ import annotations
+
 from itertools import pairwise, permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mail_threads import Archive, groups_of
 
-from jobs.mail.headers import Headers, message_id, message_ids, parse_date, split_header
-from jobs.mail.threading import (
-    UNKNOWN,
-    Join,
-    ThreadGraph,
-    components,
-    outline,
-    parents,
-    thread_references,
-    tree,
-)
+from jobs.mail.threading import UNKNOWN, Join, components, outline, parents, thread_references, tree
 
 # ---- helpers
 
@@ -31,41 +21,6 @@ def slow_components(num_nodes, edges):
         for a, b in edges:
             label[a] = label[b] = min(label[a], label[b])
     return label
-
-
-def groups_of(messages):
-    """Sets of ids that are threads, by the tree's own definition: what outline prints together."""
-    return {frozenset(entry.message_id for entry in thread) for thread in outline(messages)}
-
-
-class Archive:
-    """Message-IDs interned as a caller does it, and a graph over them."""
-
-    def __init__(self, *periods, known=None, linked=()):
-        ids = dict.fromkeys(name for period in periods for mid, refs in period for name in (mid, *refs))
-        ids |= dict.fromkeys(known or {})
-        self.node = {name: number for number, name in enumerate(ids)}
-        self.name = list(ids)
-        thread = np.full(len(ids), UNKNOWN, dtype=np.int32)
-        for name, number in (known or {}).items():
-            thread[self.node[name]] = number
-        self.graph = ThreadGraph(thread, 1 + max((known or {}).values(), default=-1), lambda t: t, linked)
-
-    def assign(self, messages):
-        nodes = np.array([self.node[mid] for mid, _ in messages], dtype=np.int32)
-        offsets = np.cumsum([0, *(len(refs) for _, refs in messages)])
-        refs = np.array([self.node[ref] for _, found in messages for ref in found], dtype=np.int32)
-        return self.graph.assign(nodes, offsets, refs)
-
-    def threads(self):
-        """The ids of each thread, ghosts included."""
-        found = {}
-        for name, thread in zip(self.name, self.graph.node_thread.tolist(), strict=True):
-            found.setdefault(thread, set()).add(name)
-        return found
-
-    def thread_of(self, name):
-        return int(self.graph.node_thread[self.node[name]])
 
 
 names = st.integers(0, 11).map("m{}".format)
@@ -121,6 +76,10 @@ def test_self_references_and_loops_are_cut():
     assert tree([("a", ["b"]), ("b", ["a"])]) == {"a": "b", "b": None}
     assert tree([("a", ["b"]), ("b", ["c"]), ("c", ["a"])]) == {"a": "b", "b": "c", "c": None}
     assert tree([("m", ["a", "b", "a"])]) == {"a": None, "b": "a", "m": "a"}
+
+
+def test_a_tree_cuts_a_loop_where_rfc_5256_does():
+    assert tree([("a", []), ("b", ["a", "c"]), ("c", ["b"])]) == {"a": None, "b": "c", "c": None}  # imaptest's `thread`
 
 
 def test_an_id_that_comes_twice_is_one_node():
@@ -308,154 +267,3 @@ def test_a_call_is_the_same_whatever_the_numbers_of_its_nodes(messages, known):
     assert one.thread.tolist() == other.thread.tolist()
     assert one.joins == other.joins
     assert [forward.name[n] for n in one.new_roots] == [backward.name[n] for n in other.new_roots]
-
-
-# ---- real mail
-
-
-@dataclass
-class Mail:
-    message_id: str
-    refs: list[str]
-    date: str
-    sender: str
-    subject: str
-
-    @classmethod
-    def read(cls, raw: bytes, number: int) -> "Mail":
-        headers = Headers(split_header(raw)[0])
-        date = parse_date(headers.get(b"date"))
-        references, in_reply_to = message_ids(headers.get(b"references")), message_ids(headers.get(b"in-reply-to"))
-        return cls(
-            message_id=message_id(headers.get(b"message-id")) or f"without-id-{number}",
-            refs=thread_references(references, in_reply_to),
-            date=date.isoformat() if date else "",
-            sender=headers.text(b"from"),
-            subject=headers.text(b"subject"),
-        )
-
-
-def read_folder(folder: Path) -> list[Mail]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    mails = [Mail.read(file.read_bytes(), number) for number, file in enumerate(files)]
-    return sorted(mails, key=lambda mail: (mail.date, mail.message_id))
-
-
-def read_mbox(path: Path) -> list[Mail]:
-    return [Mail.read(mail.as_bytes(), number) for number, mail in enumerate(mailbox.mbox(path))]
-
-
-def as_pairs(found: list[Mail]) -> list[tuple[str, list[str]]]:
-    return [(mail.message_id, mail.refs) for mail in found]
-
-
-def test_notmuch_default_has_exactly_its_24_trees(corpora):
-    expected = json.loads((corpora / "threading/notmuch-default.json").read_text())
-    found = {mail.message_id: mail for mail in read_folder(corpora / "notmuch/default")}
-    threads = outline(as_pairs(list(found.values())))
-    assert (len(found), len(threads)) == (52, 24)
-
-    def described(entry):
-        mail = found[entry.message_id]
-        return mail.date[:10], mail.sender.split("<")[0].strip(' "')[:20], entry.depth
-
-    theirs = [[(entry["date"], entry["author"], entry["depth"]) for entry in t] for t in expected["threads"]]
-    assert sorted([described(entry) for entry in thread] for thread in threads) == sorted(theirs)
-    groups = {frozenset(entry.message_id for entry in thread) for thread in threads}
-    assert groups >= set(map(frozenset, expected["header_derived_groups"]))
-
-
-def test_notmuch_threading_has_three_threads(corpora):
-    threads = outline(as_pairs(read_folder(corpora / "notmuch/threading")))
-    assert [[(e.depth, e.message_id.split("@")[0][:22]) for e in thread] for thread in threads] == [
-        [
-            (0, "000-real-root"),
-            (1, "001-child"),
-            (2, "001-fake-message-root"),
-            (2, "001-grand-child"),
-            (3, "001-great-grand-child"),
-            (2, "001-grand-child2"),
-        ],
-        [(0, "B00-root"), (1, "B01-child"), (1, "B01-grand-child")],
-        [(0, "87bmc6lp3h.fsf"), (1, "rt-4.2.8-22046-1529425"), (0, "rt-4.2.8-6644-15300170")],
-    ]
-
-
-def test_notmuch_broken_and_duplicates_end_with_every_message_once(corpora):
-    broken = as_pairs(read_folder(corpora / "notmuch/broken"))
-    assert sorted(len(thread) for thread in outline(broken)) == [1, 1, 2]
-    duplicates = as_pairs(read_folder(corpora / "notmuch/duplicate"))
-    assert len(duplicates) == 9
-    assert [len(thread) for thread in outline(duplicates)] == [1, 1, 1]
-
-
-IMAPTEST_DISAGREEMENTS = {
-    "thread.mbox": {frozenset({1, 2, 3})},  # a loop: 2 names 1 and 3, 3 names 2; RFC 5256 cuts 1 off, we keep all
-    "thread2.mbox": {frozenset({1})},  # the same bytes twice: one message
-    "thread4.mbox": {frozenset({1}), frozenset({2})},  # the subject alone joins nothing
-}
-
-
-def test_imaptest(corpora):
-    rows = json.loads((corpora / "threading/imaptest/expected.json").read_text())
-    rows = [row for row in rows if row["algorithm"] == "REFERENCES"]
-    assert len(rows) == 8
-    for row in rows:
-        first_bytes: dict[str, bytes] = {}
-        found: dict[str, tuple[int, list[str]]] = {}
-        for number, mail in enumerate(mailbox.mbox(corpora / "threading/imaptest" / row["mbox"]), start=1):
-            raw = mail.as_bytes()
-            read = Mail.read(raw, number)
-            if first_bytes.setdefault(read.message_id, raw) is raw:
-                found[read.message_id] = number, read.refs
-            elif first_bytes[read.message_id] != raw:  # another mail of the same id: kept, beside the first
-                found[f"{read.message_id}#{number}"] = number, [*read.refs, read.message_id]
-        pairs = [(mid, refs) for mid, (number, refs) in found.items() if number <= (row["first_n_messages"] or number)]
-        groups = {frozenset(found[mid][0] for mid in group) for group in groups_of(pairs)}
-        expected = set(map(frozenset, row["groups"]))
-        assert groups == IMAPTEST_DISAGREEMENTS.get(row["mbox"], expected), row["mbox"]
-        assert groups != expected or row["mbox"] not in IMAPTEST_DISAGREEMENTS
-
-
-def test_a_tree_cuts_a_loop_where_rfc_5256_does():
-    assert tree([("a", []), ("b", ["a", "c"]), ("c", ["b"])]) == {"a": None, "b": "c", "c": None}  # imaptest's `thread`
-
-
-def test_jwz(corpora):
-    found = read_mbox(corpora / "threading/jwz/jwz-testthreader.mbox")
-    threads = outline(as_pairs(found))
-    subject = {mail.message_id: mail.subject for mail in found}
-    listed = [entry.message_id for thread in threads for entry in thread]
-    assert sorted(listed) == sorted({mail.message_id for mail in found})
-    printed = ["".join("  " * e.depth + subject[e.message_id] + "\n" for e in thread) for thread in threads]
-    for expected in (
-        "A\n  B\n    C\n      E\n    F\n  D\n",
-        "G\nH\n",
-        "Loop5\n  Loop4\n",
-        "Loop6\n",
-        "Ambig1\n  Ambig2\n    Ambig3\n      Ambig4\n        Ambig5a\n        Ambig5b\n",
-        "dup\n  dup-kid\n  dup-kid-2\n",
-        "missingmessage\n  missingmessage\n",
-        "liar 1\nliar 2\n",
-        "liar2 1\nliar2 2\n",
-        "Welcome to Netscape\n  Re: Welcome to Netscape\n",
-    ):
-        assert expected in printed
-    loops = {frozenset(re.findall(r"Loop\d+", text)) for text in printed if "Loop" in text}
-    assert frozenset({"Loop1", "Loop2", "Loop3"}) in loops
-
-
-def test_linux_raid_has_345_threads_in_any_order_and_month_by_month(corpora):
-    months = [as_pairs(read_mbox(path)) for path in sorted((corpora / "linux-raid-2019H2").glob("*.mbox"))]
-    found = [pair for month in months for pair in month]
-    assert len(found) == 1242
-    archive = Archive(found)
-    sizes = np.bincount(archive.assign(found).thread)
-    assert (len(sizes), (sizes > 1).sum()) == (345, 192)
-    backwards = Archive(found)
-    backwards.assign(found[::-1])
-    assert set(map(frozenset, archive.threads().values())) == set(map(frozenset, backwards.threads().values()))
-
-    monthly = Archive(found)
-    joins = [join for month in months for join in monthly.assign(month).joins]
-    assert monthly.graph.next_thread == 345 + len(joins)
