@@ -1,4 +1,4 @@
-"""An archive that is ready to be trained on, and what an undisturbed training makes of it."""
+"""An archive that is empty, one that is ready to be trained on, and what an undisturbed training makes of that."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from typing import Any
 import pytest
 import trainable
 from trainable import copied
+
+from jobs.assignments.archive import Archive
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    return Archive.open(str(tmp_path / "archive"))
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import mailgen
 import pytest
-from splitting import chunks, mail, messages, rows, split, threads_by_split, tree
+from splitting import chunks, mail, messages, rows, split, tree
 
 from jobs.assignments.archive import Archive
-from jobs.contracts.errors import ConfigError
 from jobs.contracts.records import MailRecord, short_digest
-from jobs.intake.placing import SplitRule, thread_id_of, whole_ratios
+from jobs.intake.placing import SplitRule, thread_id_of
 from jobs.intake.reading import read_data
 from jobs.mail.decode import content_digest
 from jobs.mail.limits import Limits
@@ -26,11 +25,6 @@ from jobs.mail.template import segments
 from jobs.ml.tokens import WhitespaceCounter, load_token_counter
 
 WINDOWS = {"window_size": 100, "window_overlap": 10, "max_tokens": 512}
-
-
-@pytest.fixture
-def archive(tmp_path: Path) -> Archive:
-    return Archive.open(str(tmp_path / "archive"))
 
 
 def generated(num_messages: int, seed: int = 1, days: int = 60) -> list[dict[str, str]]:
@@ -142,74 +136,6 @@ def test_weekly_imports_and_one_by_period_write_equal_rows(tmp_path: Path) -> No
     assert split(weekly, mails, tmp_path, window_period="week", **WINDOWS)["num_new"] == 0
 
 
-def test_late_mail_goes_into_the_newest_window(archive: Archive, tmp_path: Path) -> None:
-    split(archive, [mail("a@x", day="2024-02-10")], tmp_path, window_period="week")
-    split(archive, [mail("c@x", day="2024-02-20"), mail("b@x", day="2024-01-03")], tmp_path, window_period="week")
-    assert [(row.window_idx, len(row.messages)) for row in rows(archive)] == [(0, 1), (1, 1), (1, 1)]
-    split(archive, [mail("d@x", day="2024-01-02")], tmp_path, window_period="week")
-    assert rows(archive)[-1].window_idx == 2
-
-
-def test_a_growing_thread_goes_on_where_it_ended(archive: Archive, tmp_path: Path) -> None:
-    split(archive, [mail("a@x", body="one two three")], tmp_path, window_overlap=1)
-    split(archive, [mail("b@x", references=("a@x",), hour=10, body="four five")], tmp_path, window_overlap=1)
-    first, second = chunks(archive)
-    assert [first["chunk_id"], second["chunk_id"]] == [f"{thread_id_of('a@x')}_window_{k}" for k in (0, 1)]
-    shown = [
-        (one["message_id"], one["context"], second["text"][one["start"] : one["end"]]) for one in second["messages"]
-    ]
-    assert shown == [("a@x", True, "one two three"), ("b@x", False, "four five")]
-    assert second["subject"] == first["subject"] == "plan"
-    assert (second["num_target_tokens"], second["sender"]) == (2, "ann@example.org")
-
-
-def test_a_mail_before_its_parent_shares_its_thread(archive: Archive, tmp_path: Path) -> None:
-    split(archive, [mail("b@x", references=("a@x",), hour=10)], tmp_path)
-    split(archive, [mail("a@x")], tmp_path)
-    split(archive, [mail("c@x", references=("a@x",), hour=12)], tmp_path)
-    assert {row.thread_id for row in rows(archive)} == {thread_id_of("a@x")}
-
-
-def test_a_mail_that_joins_two_threads_moves_neither(archive: Archive, tmp_path: Path) -> None:
-    roots = threads_by_split()
-    train, val = roots["train"][0], roots["val"][0]
-    split(archive, [mail(train), mail(val, subject="other")], tmp_path)
-    before = rows(archive)
-    split(archive, [mail("join@x", references=(train, val), hour=12)], tmp_path)
-    assert rows(archive)[:2] == before
-    joined = rows(archive)[2]
-    assert joined.thread_id == thread_id_of(val)  # its nearest known ancestor's
-    (link,) = read_data(archive, "links")
-    assert link == {
-        "message": short_digest("join@x"),
-        "thread_id": thread_id_of(val),
-        "other_thread_id": thread_id_of(train),
-        "window_idx": 1,
-    }
-    (exclusion,) = read_data(archive, "exclusions")
-    assert (exclusion["kind"], exclusion["id"], exclusion["reason"]) == ("thread", thread_id_of(val), "joined")
-    assert (exclusion["other"], exclusion["window_idx"]) == (thread_id_of(train), 1)
-
-
-def test_a_thread_joined_to_train_through_another_leaves_the_scores_too(archive: Archive, tmp_path: Path) -> None:
-    roots = threads_by_split()
-    train, val, test = roots["train"][0], roots["val"][0], roots["test"][0]
-    split(archive, [mail(train), mail(val), mail(test)], tmp_path)
-    split(archive, [mail("join1@x", references=(val, test), hour=12)], tmp_path)
-    assert list(read_data(archive, "exclusions")) == []  # neither is trained on
-    split(archive, [mail("join2@x", references=(train, val), hour=13)], tmp_path)
-    found = [(one["id"], one["other"], one["window_idx"]) for one in read_data(archive, "exclusions")]
-    assert sorted(found) == sorted((thread_id_of(one), thread_id_of(train), 2) for one in (val, test))
-
-
-def test_two_train_threads_that_are_joined_leave_the_scores_alone(archive: Archive, tmp_path: Path) -> None:
-    one, other, *_ = threads_by_split()["train"]
-    split(archive, [mail(one), mail(other)], tmp_path)
-    split(archive, [mail("join@x", references=(one, other), hour=12)], tmp_path)
-    assert len(list(read_data(archive, "links"))) == 1
-    assert list(read_data(archive, "exclusions")) == []
-
-
 def test_one_message_id_with_two_bodies_keeps_both(archive: Archive, tmp_path: Path) -> None:
     mails = [mail("a@x", body="first body"), mail("a@x", hour=10, body="second body"), mail("a@x", body="first body")]
     result = split(archive, mails, tmp_path)
@@ -230,33 +156,6 @@ def test_one_mail_by_two_routes_is_one(archive: Archive, tmp_path: Path) -> None
     assert split(archive, [mail("a@x"), again], tmp_path)["num_new"] == 1
 
 
-LONG = " ".join(f"word{number}" for number in range(120))
-
-
-def test_a_cross_posted_text_is_masked_in_evaluation(archive: Archive, tmp_path: Path) -> None:
-    roots = threads_by_split()
-    train, val = roots["train"][0], roots["val"][0]
-    split(archive, [mail(val, body=LONG)], tmp_path)
-    assert list(read_data(archive, "exclusions")) == []
-    split(archive, [mail(train, body=LONG + " and more", hour=12)], tmp_path)
-    (exclusion,) = read_data(archive, "exclusions")
-    assert (exclusion["kind"], exclusion["reason"]) == ("message", "near-duplicate")
-    assert (exclusion["id"], exclusion["other"]) == (short_digest(val), short_digest(train))
-    assert exclusion["window_idx"] == 1
-    assert 0.95 < exclusion["score"] < 1
-    split(archive, [mail(roots["test"][0], body="> quoted\n" + LONG, hour=13)], tmp_path)
-    assert [one["id"] for one in read_data(archive, "exclusions")] == [
-        short_digest(val),
-        short_digest(roots["test"][0]),
-    ]
-
-
-def test_the_same_text_on_one_side_is_no_matter(archive: Archive, tmp_path: Path) -> None:
-    one, other, *_ = threads_by_split()["train"]
-    split(archive, [mail(one, body=LONG), mail(other, body=LONG)], tmp_path)
-    assert list(read_data(archive, "exclusions")) == []
-
-
 def test_quotes_of_mail_in_the_archive_are_dropped_others_kept(archive: Archive, tmp_path: Path) -> None:
     quoting = "On Monday, Ann wrote:\n> the plan\n\nI agree."
     split(
@@ -272,79 +171,6 @@ def test_quotes_of_mail_in_the_archive_are_dropped_others_kept(archive: Archive,
     assert found["b@x"]["text"] == "I agree."
     assert "> the plan" in found["c@y"]["text"]
     assert found["c@y"]["text_unquoted"] == "I agree."
-
-
-@pytest.mark.parametrize(
-    ("setting", "value", "words"),
-    [
-        ("seed", 7, "--seed is 7, but the archive was begun with 42"),
-        ("ratios", (70, 20, 10), "--ratios is 70:20:10, but the archive was begun with 80:10:10"),
-        ("max_tokens", 64, "--max-tokens is 64, but the archive was begun with 2048"),
-    ],
-)
-def test_other_settings_than_the_archive_s_are_refused(
-    archive: Archive, tmp_path: Path, setting: str, value: object, words: str
-) -> None:
-    split(archive, [mail("a@x")], tmp_path)
-    before = tree(tmp_path / "archive")
-    with pytest.raises(ConfigError) as error:
-        split(archive, [mail("b@x")], tmp_path, **{setting: value})
-    assert words in str(error.value)
-    assert tree(tmp_path / "archive") == before
-
-
-def test_settings_left_out_are_the_archive_s(archive: Archive, tmp_path: Path) -> None:
-    split(archive, [mail("a@x")], tmp_path, seed=7, ratios=(60, 20, 20))
-    split(archive, [mail("b@x")], tmp_path)
-    parameters = [header.parameters for header in archive.log.headers()]
-    assert parameters[0] == parameters[1]
-    assert (parameters[1]["seed"], parameters[1]["ratios"]) == (7, [60, 20, 20])
-
-
-@pytest.mark.parametrize(
-    ("written", "meant"),
-    [
-        (("8", "1", "1"), (80, 10, 10)), (("0.8", "0.1", "0.1"), (80, 10, 10)), ((80.0, 10.0, 10.0), (80, 10, 10)),
-        ((1, 1, 1), (1, 1, 1)), (("0.805", "0.1", "0.095"), (161, 20, 19)), ((1, 0, 0), (100, 0, 0)),
-    ],
-)  # fmt: skip
-def test_ratios_are_one_however_they_are_written(written: tuple[str, str, str], meant: tuple[int, int, int]) -> None:
-    assert whole_ratios(written) == meant
-
-
-@pytest.mark.parametrize(
-    "written", [("80", "10"), ("a", "b", "c"), (-1, 1, 1), (0, 1, 1), (float("nan"), 1, 1), ("1/0", 1, 1)]
-)
-def test_ratios_that_are_none(written: tuple[str, ...]) -> None:
-    with pytest.raises(ConfigError, match="not shares of train, val and test"):
-        whole_ratios(written)
-
-
-def test_mail_is_added_only_when_asked(archive: Archive, tmp_path: Path) -> None:
-    split(archive, [mail("a@x")], tmp_path, incremental=False)
-    split(archive, [mail("a@x")], tmp_path, incremental=False)  # nothing new: nothing to refuse
-    with pytest.raises(ConfigError, match="--incremental"):
-        split(archive, [mail("b@x")], tmp_path, incremental=False)
-
-
-def test_a_cycle_that_runs_again_finds_its_window(archive: Archive, tmp_path: Path) -> None:
-    first = split(archive, [mail("a@x")], tmp_path, cycle="w1")
-    split(archive, [mail("b@x")], tmp_path, cycle="w2")
-    assert split(archive, [mail("a@x")], tmp_path, cycle="w1") == first
-    assert first["window_idx"] == 0
-
-
-def test_it_tells_the_log_s_head_behind_its_own_commits(archive: Archive, tmp_path: Path) -> None:
-    """Whatever others commit, before it is run again or in between: a restarted split tells what it told."""
-    assert split(archive, [], tmp_path)["log"] is None
-    mails = [mail("a@x", day="2024-01-02"), mail("b@x", day="2024-01-09")]
-    first = split(archive, mails, tmp_path, cycle="w1", window_period="week")
-    assert first["log"] == asdict(archive.log.head())
-    assert first["log"]["seq"] == 1
-    second = split(archive, [mail("c@x", day="2024-01-16")], tmp_path, cycle="w2")
-    assert second["log"] == asdict(archive.log.head())
-    assert split(Archive(archive.store), mails, tmp_path, cycle="w1")["log"] == first["log"]
-    assert split(Archive(archive.store), mails, tmp_path, cycle="w3")["log"] == second["log"], "nothing new: the newest"
 
 
 def test_undated_mail_takes_its_neighbour_s_date(archive: Archive, tmp_path: Path) -> None:
