@@ -1,11 +1,13 @@
-"""A world to serve, made once for all processes of a test run; each test has a copy of its archive."""
+"""A world to serve, made once for all processes of a test run: a server in it, and a copy of its archive for a test."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from components import require
@@ -17,6 +19,10 @@ except ImportError:
     torch = None
 
 from jobs.files import one_at_a_time
+from jobs.serving.gate import Limits
+
+if TYPE_CHECKING:
+    from serving.running import Inside
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +37,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
             folder.mkdir()
             digests.write_text(json.dumps(make_world(folder).digests))
     return World(folder, folder / "base", folder / "embedder", json.loads(digests.read_text()))
+
+
+@pytest.fixture(scope="module")
+def door(made: World) -> Iterator[Inside]:
+    """A server of the first adapter."""
+    from serving.running import in_process
+
+    with in_process(made, served=made.served("a"), limits=Limits(max_new_tokens=400)) as inside:
+        yield inside
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from serving.running import Inside, in_process, listening
-from serving.world import QUESTION, World, with_mute
+from serving.world import ASKED, World, with_mute
 
 from jobs.contracts.errors import IntegrityError
 from jobs.ml.decoding import Decoder, Growing
@@ -15,7 +15,6 @@ from jobs.serving.gate import Keys, Limits
 from jobs.serving.service import Service
 from jobs.serving.wanted import Wanted
 
-ASKED = [{"role": "user", "content": QUESTION}]
 TOKEN = "swap-it"
 FAILED = 'refrain_adapter_swaps_total{outcome="failed"}'
 

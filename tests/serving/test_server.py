@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 from components import require
 from serving.running import SECONDS, process
-from serving.world import QUESTION, World
-
-ASKED = [{"role": "user", "content": QUESTION}]
+from serving.world import ASKED, World
 
 
 @pytest.mark.slow

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 from serving.running import Door, Inside, in_process, process
-from serving.world import QUESTION, World, add_index
+from serving.world import ASKED, World, add_index
 
 from controller.inference import ask, swap
 from controller.settings import InferenceSettings
 
-ASKED = [{"role": "user", "content": QUESTION}]
 TOKEN = "swap-it"
 
 

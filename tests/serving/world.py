@@ -26,6 +26,7 @@ from jobs.stages import index, parse
 from jobs.stages import split as split_stage
 
 QUESTION = "who broke the reshape code?"
+ASKED = [{"role": "user", "content": QUESTION}]
 MAILS = [
     mail("who@x", day="2024-01-01", sender="Ann <ann@x>", subject="reshape", body="Bob broke the reshape code."),
     mail("cake@x", day="2024-01-02", sender="bob@x", subject="cake", body="Pancakes at noon."),
