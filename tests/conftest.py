@@ -38,6 +38,7 @@ _LONG = (
     "test_demo.py",
     "test_promotion.py",
     "test_operator.py",
+    "test_operator_failures.py",
     "test_api_faults.py",
     "test_whole_cycles.py",
     "test_outages.py",

@@ -32,11 +32,13 @@ from controller.objects import ADAPTER, PROMOTION, PROMOTION_MANAGER, SPEC_HASH,
 from controller.observed import Answer, Inference, Observed, Refusal, Swapped, refusal_key
 from controller.plan import heal, plan
 from controller.settings import Settings
+from jobs.contracts.stages import STAGES
 from jobs.contracts.termination import encode_error, encode_result
 
 Json = dict[str, Any]
 START = datetime(2026, 1, 5, 3, 0, tzinfo=UTC)
 WINNER = "a" * 64
+ALL = [row.name for row in STAGES]
 
 RESULTS: dict[str, Json] = {
     "parse": {"num_mails": 12, "num_sources": 1},
@@ -62,6 +64,7 @@ KEPT = RESULTS | {
     "select": RESULTS["select"] | {"outcome": "KeepIncumbent", "reason": "NotBetter", "candidate": None},
     "promote": {"outcome": "NotPromoted", "reason": "NotBetter", "message": "the incumbent stays"},
 }
+SKIPPED = RESULTS | {"window": {"window_idx": 3, "num_new_train_messages": 2, "skipped": True}}
 
 
 def spec_of(**changes: Any) -> Json:

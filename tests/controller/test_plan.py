@@ -5,15 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from controller_world import KEPT, RESULTS, WINNER, World
+from controller_world import ALL, KEPT, RESULTS, WINNER, World
 
 from controller.observed import Refusal
 from controller.plan import plan
 from controller.settings import MailSettings
 from jobs.contracts.errors import InputError, StoppedError
-from jobs.contracts.stages import STAGES
-
-ALL = [row.name for row in STAGES]
 
 
 @pytest.fixture

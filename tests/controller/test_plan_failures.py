@@ -5,16 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from controller_world import RESULTS, World
+from controller_world import ALL, RESULTS, World
 
 from controller.actions import PatchStatus
 from controller.observed import Refusal
 from controller.plan import plan
 from jobs.contracts.cycle.pods import StageOverride
 from jobs.contracts.errors import InputError, MissingInputError
-from jobs.contracts.stages import STAGES
-
-ALL = [row.name for row in STAGES]
 
 
 @pytest.fixture

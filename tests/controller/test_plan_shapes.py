@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from controller_world import RESULTS, World
+from controller_world import ALL, RESULTS, World
 
 from controller.objects import written
 from controller.settings import Settings
 from jobs.contracts.errors import InputError, MissingInputError
 from jobs.contracts.shares import indexes_of
-from jobs.contracts.stages import STAGES
 from jobs.contracts.termination import encode_error, encode_result
-
-ALL = [row.name for row in STAGES]
 
 
 @pytest.fixture

@@ -5,12 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from controller_world import KEPT, RESULTS, WINNER, World
+from controller_world import ALL, KEPT, RESULTS, WINNER, World
 
 from jobs.contracts.errors import InputError
-from jobs.contracts.stages import STAGES
-
-ALL = [row.name for row in STAGES]
 
 
 @pytest.fixture
