@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from controller_cluster import Cluster, Json
+
 from controller.actions import (
     Action,
     Ask,
@@ -35,7 +37,6 @@ from controller.settings import Settings
 from jobs.contracts.stages import STAGES
 from jobs.contracts.termination import encode_error, encode_result
 
-Json = dict[str, Any]
 START = datetime(2026, 1, 5, 3, 0, tzinfo=UTC)
 WINNER = "a" * 64
 ALL = [row.name for row in STAGES]
@@ -78,22 +79,18 @@ def spec_of(**changes: Any) -> Json:
 
 
 @dataclass
-class World:
+class World(Cluster):
     """Everything that a plan sees, and what it did."""
 
-    settings: Settings = field(default_factory=lambda: Settings(namespace="mail"))
     now: datetime = START
+    settings: Settings = field(default_factory=lambda: Settings(namespace="mail"))
     cycles: dict[str, Json] = field(default_factory=dict)
-    jobs: dict[str, Json] = field(default_factory=dict)
-    pods: dict[str, Json] = field(default_factory=dict)
     services: dict[str, Json] = field(default_factory=dict)
     events: dict[str, Emit] = field(default_factory=dict)
     warnings: dict[str, str] = field(default_factory=dict)
     refusals: dict[str, Refusal] = field(default_factory=dict)
     denial: str = ""
     """In what words changes of the inference Deployment are refused; empty where they are not."""
-    deployment: Json | None = None
-    inference_pods: list[Json] = field(default_factory=list)
     answers: dict[tuple[str, str], Answer] = field(default_factory=dict)
     swaps: dict[tuple[str, str], Swapped] = field(default_factory=dict)
     says: dict[tuple[str, str], Answer] = field(default_factory=dict)
@@ -106,8 +103,6 @@ class World:
     """Inference pods that take a question and never answer."""
     writes: list[str] = field(default_factory=list)
     _version: int = 1
-    _annotated_by: str = ""
-    """The field manager of the inference Deployment's own annotations."""
 
     # ---- what people do
 
@@ -305,64 +300,7 @@ class World:
             metadata["generation"] += 1
         self._own(PROMOTION_MANAGER, is_new=template != before)
 
-    def undo(self, adapter: str, marker: Json | None = None) -> None:
-        """As `kubectl rollout undo` does it: the annotations of then come back, also the Deployment's own."""
-        assert self.deployment is not None
-        self.deployment["spec"]["template"]["metadata"]["annotations"] = {ADAPTER: adapter}
-        self.deployment["metadata"]["annotations"] = {PROMOTION: json.dumps(marker)} if marker else {}
-        self.deployment["metadata"]["generation"] += 1
-        self._annotated_by = "kubectl"
-        self._own("kubectl", is_new=True)
-
-    def _own(self, manager: str, *, is_new: bool) -> None:
-        """Who has set the annotations; a value of the template that stays as it is has one more who has set it."""
-        assert self.deployment is not None
-        metadata = self.deployment["metadata"]
-        adapter = {"f:spec": {"f:template": {"f:metadata": {"f:annotations": {f"f:{ADAPTER}": {}}}}}}
-        marker = {"f:metadata": {"f:annotations": {f"f:{key}": {} for key in metadata["annotations"]}}}
-        entries = [] if is_new else metadata.get("managedFields", [])
-        before = {one["manager"] for one in entries if one["fieldsV1"] == adapter}
-        metadata["managedFields"] = [{"manager": one, "fieldsV1": adapter} for one in {*before, manager}]
-        metadata["managedFields"].append({"manager": self._annotated_by, "fieldsV1": marker})
-
-    # ---- what Kubernetes does
-
-    def add_pod(self, job: str, index: int = 0) -> Json:
-        manifest = self.jobs[job]
-        name = f"{job}-{len(self.pods)}"
-        template = copy.deepcopy(manifest["spec"]["template"])
-        pod = {
-            "metadata": template["metadata"]
-            | {
-                "name": name,
-                "uid": f"uid-{name}",
-                "creationTimestamp": written(self.now),
-                "ownerReferences": [{"controller": True, "uid": manifest["metadata"]["uid"]}],
-            },
-            "spec": template["spec"],
-            "status": {"phase": "Running"},
-        }
-        pod["metadata"]["labels"] |= {"batch.kubernetes.io/job-completion-index": str(index)}
-        self.pods[name] = pod
-        return pod
-
-    def pods_of(self, job: str) -> list[Json]:
-        uid = self.jobs[job]["metadata"]["uid"]
-        return [pod for pod in self.pods.values() if pod["metadata"]["ownerReferences"][0]["uid"] == uid]
-
-    def running(self) -> list[str]:
-        return [name for name, job in self.jobs.items() if not job["status"]["conditions"]]
-
-    def end_job(self, name: str, message: bytes | None, *, exit_code: int = 0, reason: str = "") -> None:
-        for pod in self.pods_of(name):
-            state = {"exitCode": exit_code} | ({"message": message.decode()} if message is not None else {})
-            pod["status"] = {
-                "phase": "Failed" if exit_code else "Succeeded",
-                "containerStatuses": [{"state": {"terminated": state}}],
-            }
-        kind = "Failed" if exit_code else "Complete"
-        found = {"type": kind, "status": "True", "reason": reason or "BackoffLimitExceeded", "message": "it is over"}
-        self.jobs[name]["status"]["conditions"] = [found]
+    # ---- what comes of it
 
     def succeed(self, results: dict[str, Json] = RESULTS) -> str:
         """The one running Job ends well, with its stage's result; the stage."""
@@ -375,18 +313,6 @@ class World:
         (name,) = self.running()
         stage, attempt = self.stage_of(name)
         self.end_job(name, encode_error(stage, attempt, error), exit_code=getattr(error, "exit_code", 1), reason=reason)
-
-    def stage_of(self, job: str) -> tuple[str, int]:
-        spec = self.jobs[job]["spec"]
-        arguments = spec["trainer"]["args"] if "trainer" in spec else spec["template"]["spec"]["containers"][0]["args"]
-        if "result" in arguments:
-            return arguments[arguments.index("result") + 1], int(arguments[arguments.index("--attempt") + 1])
-        return arguments[arguments.index("--only") + 1], int(arguments[arguments.index("--attempt") + 1])
-
-    def remove_job(self, name: str) -> None:
-        for pod in self.pods_of(name):
-            del self.pods[pod["metadata"]["name"]]
-        del self.jobs[name]
 
     def run(self, results: dict[str, Json] = RESULTS, until: str | None = None) -> list[str]:
         """Let every stage succeed until nothing runs, or until a stage runs; the stages in the order they ran."""
@@ -416,28 +342,3 @@ class World:
             },
         }
         self.roll_out()
-
-    def roll_out(self, *, ready: bool = True) -> None:
-        """The Deployment's pods are those of its newest template now."""
-        assert self.deployment is not None
-        generation, replicas = self.deployment["metadata"]["generation"], self.deployment["spec"]["replicas"]
-        template = copy.deepcopy(self.deployment["spec"]["template"]["metadata"]["annotations"])
-        self.inference_pods = [
-            {
-                "metadata": {"name": f"serve-{generation}-{n}", "uid": f"s{generation}-{n}", "annotations": template},
-                "status": {
-                    "conditions": [{"type": "Ready", "status": str(ready), "lastTransitionTime": written(self.now)}]
-                },
-            }
-            for n in range(replicas)
-        ]
-        self.deployment["status"] = {
-            "observedGeneration": generation,
-            "replicas": replicas,
-            "updatedReplicas": replicas,
-            "availableReplicas": replicas if ready else 0,
-        }
-
-    def serving(self) -> str:
-        assert self.deployment is not None
-        return str(self.deployment["spec"]["template"]["metadata"]["annotations"].get(ADAPTER, ""))
