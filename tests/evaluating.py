@@ -73,6 +73,14 @@ class World:
         return replace(self, paths={name: value for name, value in self.paths.items() if name != kind})
 
 
+def refused(world: World, tmp_path: Path, paths: dict[str, list[Path]], **settings: Any) -> None:
+    """Run it where it refuses to, having written nothing."""
+    try:
+        world.run(tmp_path / "out.json", paths, **settings)
+    finally:
+        assert not (tmp_path / "out.json").exists(), "it wrote something"
+
+
 def write_adapter(base: Base, folder: Path, *, seed: int, size: float = 0.05, rank: int = 4) -> Path:
     """An adapter whose B matrices are not zero, as a trained one."""
     peft_model = add_adapter(load_model(base, device=torch.device("cpu")), rank=rank, alpha=8, dropout=0, seed=seed)
