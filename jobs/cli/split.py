@@ -78,7 +78,7 @@ _STRIPPED = ("signatures", "footers", "disclaimers")
 @click.option(
     "--window-period",
     type=click.Choice(["week", "month"]),
-    help="Give each week or month of the mail's dates a window of its own.",
+    help="Give each week or month of a first import's mail a window of its own; a later import is one window.",
 )
 @click.option(
     "--quotes",

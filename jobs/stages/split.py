@@ -60,6 +60,7 @@ class Config:
     quotes: Quotes | None = None
     text: TextOptions | None = None
     window_period: Period | None = None
+    """How a first import is cut into windows; each later one is one window."""
     incremental: bool = True
     """Whether mail may be added to an archive that holds some."""
     workers: int | None = how(None)
@@ -103,7 +104,9 @@ class _Importer:
         """Plan on what the archive holds, and commit; False where another writer was first."""
         parameters = self.parameters
         rule = SplitRule(parameters["seed"], tuple(parameters["ratios"]))
-        placed = place(self.spool, known, rule, self.config.window_period)
+        # One that was killed goes on as it began: then all that is there is of this cycle.
+        is_first = all(header.cycle == self.cycle for header in known.headers)
+        placed = place(self.spool, known, rule, self.config.window_period if is_first else None)
         if placed.windows and known.num_threads and not self.config.incremental:
             raise ConfigError(
                 f"the archive holds mail, and {len(placed.new_mails())} new mails would be added to it",

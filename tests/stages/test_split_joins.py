@@ -12,6 +12,17 @@ from jobs.intake.placing import thread_id_of
 from jobs.intake.reading import read_data
 
 
+def test_a_later_import_is_one_window_whatever_its_dates(archive: Archive, tmp_path: Path) -> None:
+    """A week that ends in Monday's small hours, a date in the future, an outage of weeks: all of it is new."""
+    first = [mail(f"a{number}@x", day=f"2024-01-{number:02d}") for number in range(1, 15)]
+    split(archive, first, tmp_path, window_period="week", cycle="w1")
+    assert sorted({row.window_idx for row in rows(archive)}) == [0, 1]
+    later = [mail(f"b{number}@x", day=f"2024-01-{number:02d}") for number in range(15, 30)]
+    later += [mail("future@x", day="2037-05-01"), mail("past@x", day="2019-05-01")]
+    result = split(archive, later, tmp_path, window_period="week", cycle="w2")
+    assert (result["num_windows"], result["num_new"], result["window_idx"]) == (1, 17, 2)
+
+
 def test_late_mail_goes_into_the_newest_window(archive: Archive, tmp_path: Path) -> None:
     split(archive, [mail("a@x", day="2024-02-10")], tmp_path, window_period="week")
     split(archive, [mail("c@x", day="2024-02-20"), mail("b@x", day="2024-01-03")], tmp_path, window_period="week")
