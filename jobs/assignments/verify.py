@@ -16,12 +16,13 @@ from jobs.assignments.checkpoint_form import Snapshot, same_beginning
 from jobs.assignments.row_checks import row_problems
 from jobs.assignments.segment import DataFile, Head, SegmentHeader, decode
 from jobs.assignments.table import LogTable
-from jobs.contracts.artifacts import DATA_KINDS, checkpoint_key, segment_key, segment_seq
+from jobs.contracts.artifacts import DATA_KINDS, DELETABLE_KINDS, checkpoint_key, segment_key, segment_seq
 from jobs.contracts.errors import IntegrityError, MissingInputError
 from jobs.contracts.store import Store
 from jobs.progress import progress
 
 _BLOCK_BYTES = 1 << 20
+_DELETABLE = tuple(f"{kind}/" for kind in DELETABLE_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +166,14 @@ def _check_data_files(store: Store, headers: list[SegmentHeader], report: Report
     named = {file.key: file for header in headers for files in header.files.values() for file in files}
     present = {key for kind in DATA_KINDS for key in store.list(f"{kind}/")}
     report.num_data_files = len(named)
-    if gone := sorted(named.keys() - present):
-        report.notes.append(f"{len(gone)} data files are gone, the first of them {gone[0]}")
+    gone = sorted(named.keys() - present)
+    if deleted := [key for key in gone if key.startswith(_DELETABLE)]:
+        report.notes.append(f"{len(deleted)} data files are gone, the first of them {deleted[0]}")
+    for key in gone:
+        if not key.startswith(_DELETABLE):
+            report.problems.append(
+                Problem(key, "missing, and no import goes on without it; bring it back")
+            )
     if unnamed := sorted(present - named.keys()):
         report.notes.append(f"{len(unnamed)} data files are of no commit (a writer was stopped, or is at work now)")
     if deep:

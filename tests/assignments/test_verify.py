@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 from logwriting import PARAMETERS, commit, import_windows, row, thread_id, window_rows
+from splitting import mail, split, threads_by_split
 
 from jobs.assignments import checkpoint
 from jobs.assignments.archive import Archive
 from jobs.assignments.segment import Draft, Head, decode, digest, encode
 from jobs.assignments.verify import Problem, verify
-from jobs.contracts.artifacts import checkpoint_key, segment_key
+from jobs.contracts.artifacts import DATA_KINDS, DELETABLE_KINDS, checkpoint_key, segment_key
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from servers.stores import NewStore
 
 NUM_WINDOWS = 6
@@ -276,3 +279,17 @@ def test_data_files(new_store: NewStore) -> None:
     assert f"1 data files are gone, the first of them {first.key}" in report.notes
     assert any("of no commit" in note for note in report.notes)
     assert named(archive, deep=True) == [second.key]
+
+
+@pytest.mark.parametrize("kind", DATA_KINDS)
+def test_a_file_that_is_missing_is_a_fault_where_it_may_not_be_deleted(tmp_path: Path, kind: str) -> None:
+    archive = Archive.open((tmp_path / "archive").as_uri())
+    text = " ".join(f"word{number}" for number in range(60))
+    one, other = threads_by_split()["train"][0], threads_by_split()["val"][0]
+    split(archive, [mail(one, body=text), mail(other, body=text)], tmp_path)  # a near-duplicate: an exclusion
+    split(archive, [mail("both@x", references=(one, other))], tmp_path)  # a link
+    key = archive.files(kind)[0].key
+    archive.store.delete(key)
+    report = verify(archive)
+    assert [problem.key for problem in report.problems] == ([] if kind in DELETABLE_KINDS else [key])
+    assert any("gone" in note for note in report.notes) == (kind in DELETABLE_KINDS)
