@@ -171,9 +171,7 @@ def _check_data_files(store: Store, headers: list[SegmentHeader], report: Report
         report.notes.append(f"{len(deleted)} data files are gone, the first of them {deleted[0]}")
     for key in gone:
         if not key.startswith(_DELETABLE):
-            report.problems.append(
-                Problem(key, "missing, and no import goes on without it; bring it back")
-            )
+            report.problems.append(Problem(key, "missing, and no import goes on without it; bring it back"))
     if unnamed := sorted(present - named.keys()):
         report.notes.append(f"{len(unnamed)} data files are of no commit (a writer was stopped, or is at work now)")
     if deep:

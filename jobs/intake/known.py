@@ -67,6 +67,10 @@ class Known:
         present = mails != UNKNOWN
         return np.where(present, mails, ghosts).astype(np.int32), present
 
+    def threads(self, thread_ids: Sequence[str]) -> NDArray[np.int32]:
+        """The numbers of threads by id; UNKNOWN for those that it does not have."""
+        return self._table.thread_codes(thread_ids)
+
     def _is_in(self, name: str, message_ids: Sequence[str]) -> NDArray[np.bool_]:
         if not len(self._table):
             return np.zeros(len(message_ids), np.bool_)

@@ -52,9 +52,11 @@ def take_over(archive: Archive, assignments: Path, splits: Iterable[Path], param
             hint="bring back the folder assignments.archive, or chunks.json with message ids, beside it",
         )
     windows: dict[int, list[Assignment]] = defaultdict(list)
+    here = {own_id for own_ids in members.values() for own_id in own_ids}
     for chunk_id, entry in entries.items():
         text = files.chunks.get(chunk_id, {}).get("text")
         row = _row(chunk_id, entry, members[chunk_id], text if isinstance(text, str) else None, str(assignments))
+        row.ghosts.extend(sorted(map(short_digest, files.references(members[chunk_id]) - here)))
         windows[row.window_idx].append(row)
     done = {header.window_idx for header in archive.headers()}
     for window_idx, rows in sorted(windows.items()):

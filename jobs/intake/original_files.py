@@ -13,8 +13,10 @@ from typing import Any, TypeGuard
 from jobs.contracts.errors import InputError
 from jobs.contracts.records import LENGTH_NAMES, Json, Length, length_bucket
 from jobs.files import read_json, read_records
+from jobs.mail import headers
 from jobs.mail.headers import message_id
 
+_REFERRING = ("references", "in_reply_to")
 _UNKNOWN_BUCKET = -1
 
 
@@ -56,6 +58,17 @@ class OriginalFiles:
             if own_id not in listed and str(mail["thread_id"]) in first_chunk:
                 members[first_chunk[str(mail["thread_id"])]].append(own_id)
         return members
+
+    def references(self, message_ids: Iterable[str]) -> set[str]:
+        """The Message-IDs that these mails refer to, as far as their records tell."""
+        fields = (self.mails[own_id].get(name) for own_id in message_ids if own_id in self.mails for name in _REFERRING)
+        return {
+            reference
+            for field in fields
+            for value in (field if isinstance(field, list) else [field])
+            if isinstance(value, str)
+            for reference in headers.message_ids(value)
+        }
 
     def length(self, chunk_id: str) -> Length:
         """Whose a chunk is, and how long; nobody's and 0 tokens where nothing tells."""

@@ -12,9 +12,11 @@ import orjson
 import pytest
 from splitting import mail, write
 
+from jobs.assignments.archive import Archive
 from jobs.assignments.export import assignment_entries
 from jobs.assignments.log import AssignmentsLog
 from jobs.assignments.table import LogTable
+from jobs.assignments.verify import verify
 from jobs.contracts.errors import (
     ConfigError,
     InputError,
@@ -186,6 +188,21 @@ def test_our_own_export_is_taken_over_without_its_archive(tmp_path: Path) -> Non
     grown = next(one for one in load(tmp_path / "chunks.json") if one["chunk_id"] == f"{thread_id_of('a@x')}_window_1")
     assert [(one["message_id"], one["context"]) for one in grown["messages"]] == [("b@x", True), ("c@x", False)]
     assert {one["message_id"] for name in SPLITS for one in load(tmp_path / f"splits/{name}.json")} >= {"a@x", "b@x"}
+
+
+@pytest.mark.parametrize("are_forgotten", [False, True])
+def test_of_an_export_that_is_taken_over_an_absent_root_is_known(tmp_path: Path, *, are_forgotten: bool) -> None:
+    """Both answer a mail that is not there; so does, in between, one whose records may have been deleted."""
+    run(tmp_path, [mail("one@x", references=("root@x", "middle@x"))])
+    shutil.rmtree(tmp_path / "assignments.archive")
+    if are_forgotten:
+        shutil.rmtree(tmp_path / "splits")
+    run(tmp_path, [mail("two@x", day="2024-01-09", references=("root@x",))])
+    run(tmp_path, [mail("three@x", day="2024-01-17", references=("middle@x",))])
+    thread = thread_id_of("root@x")
+    apart = [f"{thread_id_of('middle@x')}_window_0"] if are_forgotten else [f"{thread}_window_2"]
+    assert list(load(tmp_path / "assignments.json")) == [f"{thread}_window_0", f"{thread}_window_1", *apart]
+    assert verify(Archive.open((tmp_path / "assignments.archive").as_uri()), deep=True).problems == []
 
 
 def test_assignments_that_nothing_explains_are_refused(tmp_path: Path) -> None:
