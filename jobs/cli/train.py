@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,8 @@ def command(
         return
     files = {name: flags.pop(name) for name in _FILES}
     if not early_stop:
+        if option := _first_said(("patience", "min_delta"), flags):
+            raise UsageError(f"{option} needs --early-stop", hint="leave it out, or say both")
         flags["patience"] = None
     in_store = options.is_store_alone(store, *_FILES)
     if base is None:
@@ -233,8 +235,9 @@ def _train_on_files(base: str, flags: dict[str, Any], files: dict[str, Any]) -> 
         val_set=files["val"],
         incumbent=files["incumbent"],
     )
-    if files["schedule"] is not None:
-        _refuse_sampling(files)
+    # The schedule says these: whoever gives them beside it would wait for them in vain.
+    if files["schedule"] is not None and (option := _first_said((*_SAMPLING, "rehearsal_manifest"), files)):
+        raise UsageError(f"both --schedule and {option} are given", hint="leave one out")
     paths["chunks"] = list(_texts(files, paths["assignments"][0]))
     outputs = {
         "checkpoints": folder,
@@ -296,14 +299,13 @@ def _complete(paths: dict[str, list[Path]], files: Mapping[str, Any], seed: int,
     paths["schedule"] = [schedule]
 
 
-def _refuse_sampling(files: Mapping[str, Any]) -> None:
-    """The schedule says these: whoever gives them beside it would wait for them in vain."""
+def _first_said(names: Iterable[str], given: Mapping[str, Any]) -> str:
+    """The first of these options that the command line has; empty where it has none."""
     from click.core import ParameterSource
 
-    context = click.get_current_context()
-    for name in (*_SAMPLING, "rehearsal_manifest"):
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and files[name] is not None:
-            raise UsageError(f"both --schedule and --{name.replace('_', '-')} are given", hint="leave one out")
+    source = click.get_current_context().get_parameter_source
+    said = (name for name in names if source(name) is ParameterSource.COMMANDLINE and given[name] is not None)
+    return next((f"--{name.replace('_', '-')}" for name in said), "")
 
 
 def _update_old_train(folder: Path, keep: int) -> None:

@@ -6,6 +6,7 @@ adds nothing; one that was killed behind a commit finds its own segments and tel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -302,6 +303,8 @@ def split_files(
     for target in targets:
         if target.is_file() or not target.exists():
             require_writable(target.parent)
+    if not named:
+        _require_no_other_form(splits, shard_size)
     folder = archive_folder(assignments)
     with _archive(folder) as archive:
         if assignments.exists() and is_to_be_taken_over(archive):
@@ -322,6 +325,19 @@ def split_files(
             hint = "; ".join(filter(None, [_EXPORT_HINT, error.hint]))
             raise OutputError(error.what, where=error.where, hint=hint) from error
     return result
+
+
+def _require_no_other_form(folder: Path, shard_size: int | None) -> None:
+    """OutputError where whole splits lie beside shards to come, or the other way: readers would read both."""
+    shard = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.json")
+    whole = {f"{split}.json" for split in SPLITS}
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    if others := [name for name in names if (name in whole if shard_size else shard.fullmatch(name))]:
+        raise OutputError(
+            f"split there {'without' if shard_size else 'with'} --shard-size before: {others[0]} would be left",
+            where=str(folder),
+            hint="say it as before, or name another folder by --output",
+        )
 
 
 _EXPORT_HINT = "the mail is in the archive, and the same command again finishes the export"

@@ -176,6 +176,8 @@ def test_from_an_adapter_in_a_folder(ready: Path, files: Path, capfd: pytest.Cap
     [
         (["--update-old-train"], "--update-old-train needs --save-train-shard"),
         (["--schedule", "epoch_schedule.json", "--epochs", 2], "both --schedule and --epochs are given"),
+        (["--patience", 2], "--patience needs --early-stop"),
+        (["--min-delta", 0.01], "--min-delta needs --early-stop"),
         (["--schedule", "epoch_schedule.json", "--rehearsal-manifest", "x"], "and --rehearsal-manifest are given"),
         (["--store", "./store", "--schedule", "epoch_schedule.json"], "and --schedule are given"),
         (["--attempt", 1], "--attempt and --again are for --store"),

@@ -100,6 +100,20 @@ def test_shards_of_an_earlier_export_do_not_stay_behind(tmp_path: Path) -> None:
     assert sorted(ids) == sorted(f"{number}@x" for number in range(40))
 
 
+@pytest.mark.parametrize(("first", "then", "left"), [(None, 5, "train.json"), (5, None, "train-00001.json")])
+def test_one_folder_has_one_form(tmp_path: Path, first: int | None, then: int | None, left: str) -> None:
+    """What reads a whole folder would read each mail of it twice."""
+    mails = [mail(f"{number}@x") for number in range(40)]
+    run(tmp_path, mails, shard_size=first)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    with pytest.raises(OutputError, match="--shard-size before") as told:
+        run(tmp_path, [*mails, mail("one-more@x")], shard_size=then)
+    assert left.replace("train", "test") in told.value.what
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+    run(tmp_path, [*mails, mail("one-more@x")], shard_size=then, output=tmp_path / "elsewhere")
+    assert sum(len(load(path)) for path in (tmp_path / "elsewhere").iterdir()) == 41
+
+
 def original(folder: Path) -> None:
     """Files as the original's splitter left them."""
     assignments = {
