@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ INBOX = "INBOX"
 FLAGS = {"D": "Draft", "F": "Flagged", "P": "Passed", "R": "Replied", "S": "Seen", "T": "Trashed"}
 """Labels for the flags in the name of a Maildir's file."""
 
+_MODIFIED_UTF7 = re.compile(rb"(?:[ -%'-~]|&[A-Za-z0-9+,]*-)*")
 _DELIVERED = re.compile(r"(\d{9,10})\.")
 
 
@@ -61,15 +63,28 @@ def _walk(folder: Path, label: str, above: frozenset[tuple[int, int]]) -> Iterat
         folders = [name for name in folders if name not in ("cur", "new", "tmp")]
     for name in folders:
         # In a Maildir, `.Lists.raid` is the folder raid in the folder Lists, spelt in modified UTF-7.
-        part = _subfolder(name) if is_maildir and name.startswith(".") else name
-        below = _join(label, readable(part))
+        part = _subfolder(name) if is_maildir and name.startswith(".") else readable(name)
+        below = _join(label, part)
         yield from _walk(folder / name, below, above | {here})
 
 
 def _subfolder(name: str) -> str:
+    return "/".join(folder_name(os.fsencode(part)) for part in name[1:].split("."))
+
+
+def folder_name(name: bytes) -> str:
+    """A folder's name as IMAP and Maildir++ spell it, in modified UTF-7 (RFC 3501, 5.1.3).
+
+    As it stands where it is none: who makes a Maildir's folder by hand calls it `R&D`.
+    """
     from imapclient.imap_utf7 import decode  # takes a while to import
 
-    return str(decode(os.fsencode(name[1:]))).replace(".", "/")
+    if _MODIFIED_UTF7.fullmatch(name):
+        with suppress(UnicodeError):
+            text = str(decode(name))
+            text.encode()  # half of a surrogate pair cannot stand in JSON
+            return text
+    return name.decode("utf-8", "replace")
 
 
 def _listing(folder: Path) -> tuple[tuple[int, int], list[str], list[str]]:

@@ -27,6 +27,8 @@ from urllib.parse import unquote, urlsplit
 
 from imapclient import IMAPClient
 from imapclient.exceptions import IMAPClientError, LoginError
+from imapclient.imap_utf7 import encode
+from imapclient.util import to_bytes
 
 from jobs.contracts.errors import AccessError, InputError, MissingInputError, TransientError, UsageError
 from jobs.contracts.records import Reject
@@ -35,6 +37,7 @@ from jobs.mail.headers import iso
 from jobs.mail.limits import TOO_LARGE
 from jobs.mail.mbox import BLOCK_BYTES, RawMail
 from jobs.sources.cursors import cursor_key
+from jobs.sources.folders import folder_name
 from jobs.sources.options import ReadOptions
 from jobs.sources.parts import Batch, batches
 
@@ -126,6 +129,7 @@ def connect(account: ImapAccount, ca: str | None = None) -> Iterator[IMAPClient]
         client = IMAPClient(account.host, account.port, ssl=account.tls, ssl_context=context, timeout=TIMEOUT_SECONDS)
         try:
             client.normalise_times = False
+            client.folder_encode = False  # it ends on a name that is no modified UTF-7
             if token is None:
                 client.login(account.user, password)
             elif client.has_capability("AUTH=OAUTHBEARER"):
@@ -218,24 +222,26 @@ class ImapSource:
             for folder in self._folders(client):
                 yield from _Folder(client, self.account, folder, options).mails()
 
-    def _folders(self, client: IMAPClient) -> list[str]:
+    def _folders(self, client: IMAPClient) -> list[bytes]:
+        """The folders as the server spells them, in the order of their names."""
         if not set("*%") & set(self.pattern):
-            return [self.pattern]
-        listed = client.list_folders("", self.pattern)
-        names = sorted(name for flags, _, name in listed if not {b"\\Noselect", b"\\NonExistent"} & set(flags))
+            return [encode(self.pattern)]
+        listed = client.list_folders("", encode(self.pattern))
+        names = {to_bytes(name) for flags, _, name in listed if not {b"\\Noselect", b"\\NonExistent"} & set(flags)}
         if not names:
             raise MissingInputError(f"no folder matches {self.pattern}", where=str(self.account))
-        return names
+        return sorted(names, key=lambda name: (folder_name(name), name))
 
 
 class _Folder:
     """One folder of a session."""
 
-    def __init__(self, client: IMAPClient, account: ImapAccount, folder: str, options: ReadOptions) -> None:
+    def __init__(self, client: IMAPClient, account: ImapAccount, spelt: bytes, options: ReadOptions) -> None:
         self._client = client
-        self._name = f"{account}/{folder}"
+        self._spelt = spelt
+        self._folder = folder_name(spelt)
+        self._name = f"{account}/{self._folder}"
         self._key = cursor_key(self._name)
-        self._folder = folder
         self._options = options
 
     def mails(self) -> Iterator[RawMail | Reject]:
@@ -252,7 +258,7 @@ class _Folder:
     def _open(self) -> tuple[int, int]:
         """UIDVALIDITY, and the highest UID that may be in use."""
         try:
-            state: dict[bytes, Any] = self._client.select_folder(self._folder, readonly=True)
+            state: dict[bytes, Any] = self._client.select_folder(self._spelt, readonly=True)
         except imaplib.IMAP4.abort:
             raise
         except IMAPClientError as error:

@@ -38,6 +38,32 @@ def test_a_maildir_with_subfolders_in_both_layouts(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("R&D", "R&D"),
+        ("AT&T.R&-D", "AT&T/R&D"),
+        ("Q&A stuff", "Q&A stuff"),
+        ("a&b&c.Entw&APw-rfe", "a&b&c/Entwürfe"),
+        ("R&", "R&"),
+        ("R&D-Team", "R&D-Team"),
+        ("Entwürfe", "Entwürfe"),
+        ("&2AA-", "&2AA-"),  # half of a character
+        ("&2D3cqQ-&-&AOQ-", "\U0001f4a9&ä"),
+    ],
+)
+def test_a_maildirs_folder_is_called_as_it_stands_where_that_is_no_modified_utf7(
+    name: str, folder: str, tmp_path: Path
+) -> None:
+    put(tmp_path, "new/1.a", f".{name}/cur/2.b:2,S", f".{name}/new/3.c")
+    (tmp_path / "cur").mkdir()
+    assert {name: file.folder for name, file in named(tmp_path).items()} == {
+        "1.a": "INBOX",
+        f"{folder}/2.b": folder,
+        f"{folder}/3.c": folder,
+    }
+
+
 def test_flags_become_labels_and_leave_the_name(tmp_path: Path) -> None:
     put(tmp_path, "cur/1.a:2,FRST", "cur/2.b:2,", "cur/3.c", "cur/4.d:2,DPa", "new/5.e")
     found = named(tmp_path)

@@ -10,6 +10,7 @@ from unittest import mock
 
 import pytest
 from servers.dovecot import PASSWORD, USER, Dovecot, cut_after, token
+from servers.scripted_imap import MAIL, scripted
 
 from jobs.contracts.errors import AccessError, MissingInputError, TransientError, UsageError
 from jobs.contracts.records import Reject
@@ -213,6 +214,36 @@ def test_a_server_gone_midway(dovecot: Dovecot) -> None:
     with cut_after(dovecot.imaps_port, 200_000) as port, pytest.raises(TransientError, match="connection failed"):
         list(ImapSource.parse(dovecot.url(port=port)).mails(options))
     assert options.reached == {}
+
+
+# ---- what a server says
+
+
+def read_scripted(answers: dict[str, str], folder: str = "INBOX", heard: list[str] | None = None) -> list:
+    with scripted(answers, heard) as port:
+        return list(ImapSource.parse(f"imap://{USER}@127.0.0.1:{port}/{folder}").mails(ReadOptions()))
+
+
+@pytest.mark.parametrize(
+    ("listed", "folder", "opened"),
+    [
+        ("R&D", "R&D", "R&D"),  # of a server that hands on the names of a Maildir
+        ("R&-D", "R&D", "R&-D"),
+        ("Entw&APw-rfe", "Entwürfe", "Entw&APw-rfe"),
+        ("2024", "2024", "2024"),
+    ],
+)
+def test_a_folder_is_opened_by_the_name_that_its_server_gives_it(listed: str, folder: str, opened: str) -> None:
+    heard: list[str] = []
+    found = read_scripted({"LIST": f'* LIST () "/" {listed}\r\nOK done'}, "*", heard)
+    assert [(item.folder, item.raw) for item in found] == [(folder, MAIL)]
+    assert f'EXAMINE "{opened}"' in heard
+
+
+def test_a_folder_that_is_named_is_spelt_for_the_server() -> None:
+    heard: list[str] = []
+    assert [item.folder for item in read_scripted({}, "Entw%C3%BCrfe%20R&D", heard)] == ["Entwürfe R&D"]
+    assert 'EXAMINE "Entw&APw-rfe R&-D"' in heard
 
 
 # ---- URLs

@@ -71,7 +71,7 @@ def test_every_kind_of_file_by_what_it_begins_with(tmp_path: Path) -> None:
 
 
 def test_a_maildir(tmp_path: Path) -> None:
-    for place in ("cur/1.a:2,FS", "new/2.b", ".Lists.raid/cur/3.c:2,", "tmp/4.d"):
+    for place in ("cur/1.a:2,FS", "new/2.b", ".Lists.raid/cur/3.c:2,", "tmp/4.d", ".R&D/cur/5.e:2,"):
         path = tmp_path / "Maildir" / place
         for sub in ("cur", "new", "tmp"):
             (path.parent.parent / sub).mkdir(parents=True, exist_ok=True)
@@ -81,6 +81,7 @@ def test_a_maildir(tmp_path: Path) -> None:
         ("1.a", "INBOX", ["Flagged", "Seen"]),
         ("2.b", "INBOX", []),
         ("Lists/raid/3.c", "Lists/raid", []),
+        ("R&D/5.e", "R&D", []),
     ]
     assert [(reject["source"], reject["length"]) for reject in rejects] == [("4.d", len(mail(4)))]
 
