@@ -119,7 +119,7 @@ def _work(part: Part) -> tuple[Converted, Path]:
     done = convert(part)
     try:
         descriptor, name = tempfile.mkstemp(dir=folder)
-        with os.fdopen(descriptor, "wb", buffering=0) as stream:
+        with os.fdopen(descriptor, "wb") as stream:  # without a buffer a full disk would take a part, and raise nothing
             stream.write(done.records)
     except OSError as error:
         raise output_error(folder, error) from error

@@ -271,6 +271,20 @@ def test_a_full_disk_with_several_processes(tmp_path: Path, monkeypatch: pytest.
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_full_scratch_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit_files: Any) -> None:
+    monkeypatch.setattr(converting, "ALONE_BYTES", 0)
+    monkeypatch.setattr("jobs.sources.named.RANGE_BYTES", 100_000)
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    path = tmp_path / "a.mbox"
+    path.write_bytes(box(*range(100), body=b"text\n" * 1000))
+    limit_files(65_536)  # no part's records fit, and some of their bytes do
+    with pytest.raises(OutputError, match="File too large") as caught:
+        run(Config((str(path),), workers=2), Inputs(), Outputs({"messages": Path("/dev/null")}))
+    assert caught.value.where.startswith(str(tmp_path / "scratch"))
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
 def test_a_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(converting, "ALONE_BYTES", 0)
     monkeypatch.setattr("jobs.sources.named.RANGE_BYTES", 10_000)
