@@ -251,9 +251,12 @@ def scratch_output(path: Path) -> Iterator[BinaryIO]:
 
 
 def _standard_output() -> Iterator[BinaryIO]:
+    stream: BinaryIO = sys.stdout.buffer
+    if isinstance(stream, io.RawIOBase):  # PYTHONUNBUFFERED; a full disk would take a part, and raise nothing
+        stream = io.BufferedWriter(io.FileIO(sys.stdout.fileno(), "wb", closefd=False))
     try:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        yield stream
+        stream.flush()
     except BrokenPipeError:  # the reader has gone, which is no error: the command line ends quietly
         raise
     except OSError as error:

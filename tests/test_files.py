@@ -208,6 +208,24 @@ assert sys.stdin.fileno() == 0 and sys.stdin.read() == ""
     assert run.stdout == b'{"a":1}\n[2]\n'
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_disk_that_fills_up_under_standard_output_is_an_error(unbuffered, tmp_path):
+    program = """
+import resource
+from pathlib import Path
+from jobs.files import write_json
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+write_json(Path("-"), "x" * 150_000)
+"""
+    with (tmp_path / "out").open("wb") as output:
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        run = subprocess.run(
+            [sys.executable, "-c", program], env=environment, check=False, stdout=output, stderr=subprocess.PIPE
+        )
+    assert run.returncode == 1
+    assert b"OutputError: standard output: cannot be written: File too large" in run.stderr
+
+
 @pytest.mark.parametrize(
     "text",
     [
