@@ -13,7 +13,6 @@ Sources: RFC 3501 (2.3.1.1 for UIDs, 6.3.2 EXAMINE), RFC 7628 (OAUTHBEARER), RFC
 from __future__ import annotations
 
 import hashlib
-import imaplib
 import ipaddress
 import os
 import ssl
@@ -26,11 +25,11 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from imapclient import IMAPClient
-from imapclient.exceptions import IMAPClientError, LoginError
+from imapclient.exceptions import IMAPClientError
 from imapclient.imap_utf7 import encode
 from imapclient.util import to_bytes
 
-from jobs.contracts.errors import AccessError, InputError, MissingInputError, TransientError, UsageError
+from jobs.contracts.errors import AccessError, InputError, MissingInputError, UsageError
 from jobs.contracts.records import Reject
 from jobs.files import input_error
 from jobs.mail.headers import iso
@@ -38,6 +37,7 @@ from jobs.mail.limits import TOO_LARGE
 from jobs.mail.mbox import BLOCK_BYTES, RawMail
 from jobs.sources.cursors import cursor_key
 from jobs.sources.folders import folder_name
+from jobs.sources.imap_errors import translated
 from jobs.sources.options import ReadOptions
 from jobs.sources.parts import Batch, batches
 
@@ -115,7 +115,7 @@ def read_secret(name: str) -> str | None:
 def connect(account: ImapAccount, ca: str | None = None) -> Iterator[IMAPClient]:
     """A session of an account, logged in.
 
-    Errors within it become TransientError (connection lost), AccessError (credentials or
+    Errors within it become TransientError (connection lost, or refused for now), AccessError (credentials or
     certificate refused) or InputError (what else the server refuses).
     """
     token = read_secret("REFRAIN_IMAP_TOKEN")
@@ -124,7 +124,7 @@ def connect(account: ImapAccount, ca: str | None = None) -> Iterator[IMAPClient]
         raise AccessError(
             "no password", where=str(account), hint="set REFRAIN_IMAP_PASSWORD_FILE or REFRAIN_IMAP_PASSWORD"
         )
-    with _translated(account):
+    with _translated(str(account)):
         context = _tls_context(ca) if account.tls else None
         client = IMAPClient(account.host, account.port, ssl=account.tls, ssl_context=context, timeout=TIMEOUT_SECONDS)
         try:
@@ -142,36 +142,12 @@ def connect(account: ImapAccount, ca: str | None = None) -> Iterator[IMAPClient]
 
 
 @contextmanager
-def _translated(account: ImapAccount) -> Iterator[None]:
-    where = str(account)
+def _translated(where: str, **refused: Any) -> Iterator[None]:
+    """Errors of the block as `translated` tells them, which takes the same keywords."""
     try:
         yield
-    except LoginError as error:
-        raise AccessError(
-            f"the server refused the credentials: {_reason(error)}",
-            where=where,
-            hint="check REFRAIN_IMAP_PASSWORD or REFRAIN_IMAP_TOKEN, or the file that each _FILE names",
-        ) from error
-    except ssl.SSLCertVerificationError as error:
-        raise AccessError(
-            f"the server's certificate is not trusted: {error.verify_message}",
-            where=where,
-            hint="name the certificates of a private CA with --imap-ca or REFRAIN_IMAP_CA",
-        ) from error
-    except (imaplib.IMAP4.abort, OSError) as error:
-        raise TransientError(
-            f"the connection failed: {_reason(error)}", where=where, hint="nothing was written; run it again"
-        ) from error
-    except IMAPClientError as error:
-        raise InputError(f"the server refused: {_reason(error)}", where=where) from error
-
-
-def _reason(error: Exception) -> str:
-    """What an error says, on one line; servers' answers come as bytes that were printed."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if text.startswith(("b'", 'b"')):
-        text = text[2:-1]
-    return " ".join(text.split()) or type(error).__name__
+    except (IMAPClientError, OSError) as error:
+        raise translated(error, where=where, **refused) from error
 
 
 def _tls_context(ca: str | None) -> ssl.SSLContext:
@@ -257,12 +233,10 @@ class _Folder:
 
     def _open(self) -> tuple[int, int]:
         """UIDVALIDITY, and the highest UID that may be in use."""
-        try:
+        if not self._spelt.isascii():  # IMAP has no such names, and nothing here would send one
+            raise MissingInputError("cannot be opened: the server's name of it is not ASCII", where=self._name)
+        with _translated(self._name, refused=MissingInputError, what="cannot be opened"):
             state: dict[bytes, Any] = self._client.select_folder(self._spelt, readonly=True)
-        except imaplib.IMAP4.abort:
-            raise
-        except IMAPClientError as error:
-            raise MissingInputError(f"cannot be opened: {_reason(error)}", where=self._name) from error
         if b"UIDVALIDITY" not in state:
             raise InputError("the server gives no UIDVALIDITY", where=self._name)
         if b"UIDNEXT" in state:
