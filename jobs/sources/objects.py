@@ -5,9 +5,11 @@ The bucket's address, credentials and CA come from the environment, as for the a
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +17,11 @@ from jobs.contracts.errors import MissingInputError, UsageError
 from jobs.contracts.records import Reject
 from jobs.contracts.store import Store, StoreOptions, open_store
 from jobs.files import decompressing
+from jobs.mail.limits import DAMAGED
 from jobs.mail.mbox import RawMail
 from jobs.sources.folders import MailFile
 from jobs.sources.options import ReadOptions
-from jobs.sources.parts import Batch, batches, read_stream
+from jobs.sources.parts import Batch, batches, read_stream, unless_damaged
 
 _NO_MAIL = "_COMPLETE.json"
 """What `refrain upload` puts beside a folder's files."""
@@ -52,7 +55,7 @@ class ObjectSource:
     def _mails(self, options: ReadOptions) -> Iterator[RawMail | Reject]:
         store = open_store(f"s3://{self.bucket}", StoreOptions.from_environment(), read_only=True)
         if self.key and not self.key.endswith("/") and store.exists(self.key):
-            yield from self._read(store, self.key, MailFile(Path(self.name), self.name), options)
+            yield from _read(store, self.key, MailFile(Path(self.name), self.name), options)
             return
         prefix = f"{self.key.rstrip('/')}/" if self.key else ""
         found = False
@@ -61,10 +64,19 @@ class ObjectSource:
             name = key.removeprefix(prefix)
             if name.rpartition("/")[2] == _NO_MAIL:
                 continue
-            yield from self._read(store, key, MailFile(Path(name), name, name.rpartition("/")[0] or None), options)
+            file = MailFile(Path(name), name, name.rpartition("/")[0] or None)
+            yield from unless_damaged(_read(store, key, file, options), partial(_whole_object, store, key, name))
         if not found:
             raise MissingInputError("no such object, and none under it", where=f"s3://{self.bucket}/{self.key}")
 
-    def _read(self, store: Store, key: str, file: MailFile, options: ReadOptions) -> Iterator[RawMail | Reject]:
-        with cast("io.BufferedReader", store.open(key)) as raw, decompressing(raw, f"{store.url}/{key}") as stream:
-            yield from read_stream(stream, file, options)
+
+def _read(store: Store, key: str, file: MailFile, options: ReadOptions) -> Iterator[RawMail | Reject]:
+    with cast("io.BufferedReader", store.open(key)) as raw, decompressing(raw, f"{store.url}/{key}") as stream:
+        yield from read_stream(stream, file, options)
+
+
+def _whole_object(store: Store, key: str, name: str) -> Reject:
+    """The reject of an object whose compressed data is damaged, as it stands in the store."""
+    with cast("io.BufferedReader", store.open(key)) as raw:
+        digest = hashlib.file_digest(raw, "sha256")
+        return Reject(name, 0, raw.tell(), digest.hexdigest(), DAMAGED)

@@ -9,7 +9,7 @@ range before, it is read again from where they should. Nearly always they meet.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from gzip import BadGzipFile
 from pathlib import Path
@@ -101,16 +101,29 @@ class Files:
 
 def _read_file(file: MailFile, options: ReadOptions) -> Iterator[RawMail | Reject]:
     try:
-        with open_input(file.path) as stream:
-            yield from read_stream(stream, file, options)
-    except InputError as error:
-        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, BadGzipFile):
-            raise
-        yield _whole_file(file, DAMAGED)
+        yield from unless_damaged(_mails_of(file, options), lambda: _whole_file(file, DAMAGED))
     except MissingInputError:
         # Somebody read, flagged or deleted the mail since the folder was listed.
         if (there := moved(file)) is not None:
             yield from _read_file(there, options)
+
+
+def _mails_of(file: MailFile, options: ReadOptions) -> Iterator[RawMail | Reject]:
+    with open_input(file.path) as stream:
+        yield from read_stream(stream, file, options)
+
+
+def unless_damaged(mails: Iterable[RawMail | Reject], whole: Callable[[], Reject]) -> Iterator[RawMail | Reject]:
+    """The mails of one of many files; where its compressed data is damaged, those before that, and the file's reject.
+
+    What cannot be read at all stays an InputError: there may be mail in it.
+    """
+    try:
+        yield from mails
+    except InputError as error:
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, BadGzipFile):
+            raise
+        yield whole()
 
 
 def _whole_file(file: MailFile, reason: str) -> Reject:

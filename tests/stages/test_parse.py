@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import multiprocessing
 import os
@@ -331,3 +332,40 @@ def test_objects_of_a_bucket(tmp_path: Path, s3_server: Any) -> None:
         parsed(tmp_path, f"s3://{bucket}/incoming/cut.gz")
     with pytest.raises((MissingInputError, TransientError)):
         parsed(tmp_path, "s3://no-such-bucket-anywhere/x.mbox")
+
+
+def test_damaged_objects_under_a_prefix_are_rejects_as_damaged_files_of_a_folder_are(
+    tmp_path: Path, s3_server: Any
+) -> None:
+    bucket = s3_server.make_bucket()
+    noise = (os.urandom(300_000).hex().encode() + b"\n" for _ in range(4))
+    long = b"".join(SEPARATOR + mail(10 + number, body) + b"\n" for number, body in enumerate(noise))
+    files = {
+        "2026-w01.mbox.gz": gzip.compress(box(1, 2)),
+        "2026-w02.mbox.gz": gzip.compress(long)[:-20_000],
+        "2026-w03.mbox.zst": zstandard.compress(long)[:-20_000],
+        "2026-w04.mbox.gz": b"\x1f\x8b and no gzip",
+        "2026-w05.mbox.gz": gzip.compress(box(5)),
+        "sub/a.eml": mail(6),
+    }
+    for key, data in files.items():
+        (tmp_path / "incoming" / key).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "incoming" / key).write_bytes(data)
+        s3_server.client().put_object(Bucket=bucket, Key=f"incoming/{key}", Body=data)
+    records, rejects, result = parsed(tmp_path, f"s3://{bucket}/incoming/")
+    assert ids(records) == ["1", "2", "10", "10", "5", "6"]  # of the damaged, what is well before the damage
+    damaged = ["2026-w02.mbox.gz", "2026-w03.mbox.zst", "2026-w04.mbox.gz"]
+    assert rejects == [
+        {
+            "source": key,
+            "offset": 0,
+            "length": len(files[key]),
+            "sha256": hashlib.sha256(files[key]).hexdigest(),
+            "reason": "compressed data damaged or cut short",
+        }
+        for key in damaged
+    ]
+    assert parsed(tmp_path, tmp_path / "incoming") == (records, rejects, result)
+    assert parsed(tmp_path, f"s3://{bucket}/incoming") == (records, rejects, result)
+    with pytest.raises(InputError, match="damaged or cut short"):
+        parsed(tmp_path, f"s3://{bucket}/incoming/{damaged[0]}")
