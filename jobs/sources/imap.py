@@ -310,6 +310,8 @@ def _batches(sizes: dict[int, int], limit: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _labels(flags: Iterable[bytes]) -> tuple[str, ...]:
-    names = (_LABELS.get(flag, flag.decode("utf-8", "replace").removeprefix("\\")) for flag in flags)
+def _labels(flags: Iterable[bytes | int | None]) -> tuple[str, ...]:
+    """Labels for IMAP's flags; imapclient takes those that look like a number for one, and NIL for nothing."""
+    spelt = (b"NIL" if flag is None else str(flag).encode() if isinstance(flag, int) else flag for flag in flags)
+    names = (_LABELS.get(flag, flag.decode("utf-8", "replace").removeprefix("\\")) for flag in spelt)
     return tuple(sorted(name for name in names if name))

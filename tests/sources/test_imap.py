@@ -62,6 +62,11 @@ def test_mails_come_as_they_were_put_with_uid_date_and_flags(dovecot: Dovecot) -
     assert options.notes == []
 
 
+def test_keywords_of_any_spelling_become_labels(dovecot: Dovecot) -> None:
+    put(dovecot, "INBOX", mail(1), flags=(b"2024", b"007", b"NIL", b"$Work"))
+    assert [item.labels for item in read(dovecot)[0]] == [("$Work", "007", "2024", "NIL")]
+
+
 def test_nothing_changes_on_the_server(dovecot: Dovecot) -> None:
     put(dovecot, "INBOX", mail(1))
     client = dovecot.client()
