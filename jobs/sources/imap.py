@@ -7,7 +7,7 @@ UIDVALIDITY stays, and where it has changed the folder is read from its start ag
 Credentials come from the environment alone: REFRAIN_IMAP_PASSWORD or REFRAIN_IMAP_TOKEN (OAuth 2),
 or a file that REFRAIN_IMAP_PASSWORD_FILE or REFRAIN_IMAP_TOKEN_FILE names.
 
-Sources: RFC 3501 (2.3.1.1 for UIDs, 6.3.2 EXAMINE), RFC 7628 (OAUTHBEARER), RFC 8314 (TLS).
+Sources: RFC 3501 (2.3.1.1 for UIDs, 6.3.2 EXAMINE), RFC 4616 (PLAIN), RFC 7628 (OAUTHBEARER), RFC 8314 (TLS).
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ def connect(account: ImapAccount, ca: str | None = None) -> Iterator[IMAPClient]
             client.normalise_times = False
             client.folder_encode = False  # it ends on a name that is no modified UTF-7
             if token is None:
-                client.login(account.user, password)
+                _log_in(client, account.user, password or "")
             elif client.has_capability("AUTH=OAUTHBEARER"):
                 client.oauthbearer_login(account.user, token)
             else:
@@ -139,6 +139,13 @@ def connect(account: ImapAccount, ca: str | None = None) -> Iterator[IMAPClient]
             yield client
         finally:
             _close(client)
+
+
+def _log_in(client: IMAPClient, user: str, password: str) -> None:
+    if f"{user}{password}".isascii():
+        client.login(user, password)
+    else:  # LOGIN knows ASCII alone, PLAIN is UTF-8 (RFC 4616)
+        client.plain_login(user, password)
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import socket
 from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
+from urllib.parse import quote
 
 import pytest
 from servers.dovecot import PASSWORD, USER, Dovecot, cut_after, token
@@ -162,6 +164,17 @@ def test_wrong_password(dovecot: Dovecot, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("REFRAIN_IMAP_PASSWORD", "wrong")
     with pytest.raises(AccessError, match="refused the credentials"):
         read(dovecot)
+
+
+@pytest.mark.parametrize(("user", "secret"), [("reader", "päss wörd"), ("léa", "secret")])
+def test_a_name_and_a_password_of_any_characters(user: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFRAIN_IMAP_PASSWORD", secret)
+    heard: list[str] = []
+    with scripted({}, heard) as port:
+        found = list(ImapSource.parse(f"imap://{quote(user)}@127.0.0.1:{port}/").mails(ReadOptions()))
+    assert [item.raw for item in found] == [MAIL]
+    said = heard[heard.index("AUTHENTICATE PLAIN") + 1]
+    assert base64.b64decode(said).decode() == f"\0{user}\0{secret}"
 
 
 def test_no_password_at_all(dovecot: Dovecot, monkeypatch: pytest.MonkeyPatch) -> None:
