@@ -73,7 +73,11 @@ class S3Store:
 
     def open(self, key: str) -> BinaryIO:
         """The object as a seekable stream, which goes on where a broken connection left it; MissingInputError."""
-        return io.BufferedReader(_ObjectStream(self, check_key(key)), _BUFFER_BYTES)
+        return self.open_listed(check_key(key))
+
+    def open_listed(self, key: str) -> io.BufferedReader:
+        """The stream of a key that `list` gave: others put objects there whose keys no store of ours would take."""
+        return io.BufferedReader(_ObjectStream(self, key), _BUFFER_BYTES)
 
     def exists(self, key: str) -> bool:
         """Whether the object is there."""
@@ -143,7 +147,7 @@ class S3Store:
 
     def read_range(self, key: str, start: int, etag: str | None) -> Any:
         """The SDK's response for an object's bytes from `start` on, while the object is still the one of that ETag."""
-        request = self._named(key)
+        request = {"Bucket": self._bucket, "Key": self._prefix + key}
         if etag is not None:
             request |= {"Range": f"bytes={start}-", "IfMatch": etag}
         with self._errors(key):

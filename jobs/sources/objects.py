@@ -6,16 +6,15 @@ The bucket's address, credentials and CA come from the environment, as for the a
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 from jobs.contracts.errors import MissingInputError, UsageError
 from jobs.contracts.records import Reject
-from jobs.contracts.store import Store, StoreOptions, open_store
+from jobs.contracts.s3_store import S3Store
+from jobs.contracts.store import StoreOptions
 from jobs.files import decompressing
 from jobs.mail.limits import DAMAGED
 from jobs.mail.mbox import RawMail
@@ -53,7 +52,7 @@ class ObjectSource:
         return batches(self._mails(options))
 
     def _mails(self, options: ReadOptions) -> Iterator[RawMail | Reject]:
-        store = open_store(f"s3://{self.bucket}", StoreOptions.from_environment(), read_only=True)
+        store = S3Store(self.bucket, "", StoreOptions.from_environment(), read_only=True)
         if self.key and not self.key.endswith("/") and store.exists(self.key):
             yield from _read(store, self.key, MailFile(Path(self.name), self.name), options)
             return
@@ -70,13 +69,18 @@ class ObjectSource:
             raise MissingInputError("no such object, and none under it", where=f"s3://{self.bucket}/{self.key}")
 
 
-def _read(store: Store, key: str, file: MailFile, options: ReadOptions) -> Iterator[RawMail | Reject]:
-    with cast("io.BufferedReader", store.open(key)) as raw, decompressing(raw, f"{store.url}/{key}") as stream:
+def _read(store: S3Store, key: str, file: MailFile, options: ReadOptions) -> Iterator[RawMail | Reject]:
+    """The mails of an object; none where it has been removed since it was listed."""
+    try:
+        raw = store.open_listed(key)
+    except MissingInputError:
+        return
+    with raw, decompressing(raw, f"{store.url}/{key}") as stream:
         yield from read_stream(stream, file, options)
 
 
-def _whole_object(store: Store, key: str, name: str) -> Reject:
+def _whole_object(store: S3Store, key: str, name: str) -> Reject:
     """The reject of an object whose compressed data is damaged, as it stands in the store."""
-    with cast("io.BufferedReader", store.open(key)) as raw:
+    with store.open_listed(key) as raw:
         digest = hashlib.file_digest(raw, "sha256")
         return Reject(name, 0, raw.tell(), digest.hexdigest(), DAMAGED)

@@ -19,6 +19,7 @@ import zstandard
 from parsing import PEAK, SEPARATOR, box, ids, mail, parsed, peak_bytes
 
 from jobs.contracts.errors import InputError, MissingInputError, OutputError, TransientError, UsageError
+from jobs.contracts.s3_store import S3Store
 from jobs.mail.filters import Filters
 from jobs.sources import converting, parts
 from jobs.sources.folders import walk
@@ -369,3 +370,27 @@ def test_damaged_objects_under_a_prefix_are_rejects_as_damaged_files_of_a_folder
     assert parsed(tmp_path, f"s3://{bucket}/incoming") == (records, rejects, result)
     with pytest.raises(InputError, match="damaged or cut short"):
         parsed(tmp_path, f"s3://{bucket}/incoming/{damaged[0]}")
+
+
+def test_objects_under_any_key_are_read_and_those_that_go_meanwhile_are_not(
+    tmp_path: Path, s3_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = s3_server.make_bucket()
+    client = s3_server.client()
+    keys = {".DS_Store": b"\0\0\0\1Bud1", ".Lists/raid/1.eml": mail(1), "a.eml": mail(2), "b.eml": mail(3)}
+    for key, data in keys.items():
+        client.put_object(Bucket=bucket, Key=f"incoming/{key}", Body=data)
+    listed = S3Store.list
+
+    def deleting(store: S3Store, prefix: str = "", start_after: str = "") -> Any:
+        found = list(listed(store, prefix, start_after))
+        client.delete_object(Bucket=bucket, Key="incoming/a.eml")
+        return iter(found)
+
+    monkeypatch.setattr(S3Store, "list", deleting)
+    records, rejects, _ = parsed(tmp_path, f"s3://{bucket}/incoming/")
+    assert [(record["source"], record["folder"]) for record in records] == [
+        (".Lists/raid/1.eml", ".Lists/raid"),
+        ("b.eml", None),
+    ]
+    assert [(reject["source"], reject["reason"]) for reject in rejects] == [(".DS_Store", "not mail")]
