@@ -6,9 +6,10 @@ and the info flags (https://www.courier-mta.org/maildir.html).
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -95,14 +96,24 @@ def _listing(folder: Path) -> tuple[tuple[int, int], list[str], list[str]]:
         status = folder.stat()
         with os.scandir(folder) as entries:
             for entry in entries:
-                (folders if entry.is_dir() else files).append(entry.name)
+                (folders if _is(entry.is_dir, entry.path) else files).append(entry.name)
     except OSError as error:
         raise input_error(folder, error) from error
     return (status.st_dev, status.st_ino), sorted(files), sorted(folders)
 
 
+def _is(kind: Callable[[], bool], path: Path | str) -> bool:
+    """Whether something in a folder is of a kind; a link in a circle, or to a name that is too long, is of none."""
+    try:
+        return kind()
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENAMETOOLONG):
+            return False
+        raise input_error(path, error) from error
+
+
 def _plain_file(path: Path, label: str) -> MailFile:
-    regular = path.is_file()
+    regular = _is(path.is_file, path)
     return MailFile(path, _join(label, readable(path.name)), label or None, regular=regular)
 
 
@@ -120,7 +131,7 @@ def _deliveries(maildir: Path, label: str) -> Iterator[MailFile]:
             tuple(FLAGS[flag] for flag in sorted(set(info)) if flag in FLAGS),
             _delivery_date(unique),
             unfinished=sub == "tmp",
-            regular=path.is_file(),
+            regular=_is(path.is_file, path),
         )
 
 

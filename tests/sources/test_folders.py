@@ -119,6 +119,19 @@ def test_links_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     assert all(name.count("loop") <= 1 for name in found)
 
 
+@pytest.mark.parametrize("sub", ["", "cur/"])
+def test_links_that_lead_nowhere_are_told(sub: str, tmp_path: Path) -> None:
+    put(tmp_path, f"{sub}1.eml")
+    (tmp_path / "new").mkdir()
+    (tmp_path / f"{sub}itself").symlink_to("itself")
+    (tmp_path / f"{sub}long").symlink_to("x" * 300)
+    assert {name: file.regular for name, file in named(tmp_path).items()} == {
+        "1.eml": True,
+        "itself": False,
+        "long": False,
+    }
+
+
 def test_pipes_are_told_and_names_of_any_bytes_are_taken(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.eml")).write_bytes(b"x")
