@@ -112,8 +112,13 @@ def _is(kind: Callable[[], bool], path: Path | str) -> bool:
         raise input_error(path, error) from error
 
 
+def _is_regular(path: Path) -> bool:
+    """Also of what is gone since it was listed: who reads it sees where it went."""
+    return _is(path.is_file, path) or not os.path.lexists(path)
+
+
 def _plain_file(path: Path, label: str) -> MailFile:
-    regular = _is(path.is_file, path)
+    regular = _is_regular(path)
     return MailFile(path, _join(label, readable(path.name)), label or None, regular=regular)
 
 
@@ -131,7 +136,7 @@ def _deliveries(maildir: Path, label: str) -> Iterator[MailFile]:
             tuple(FLAGS[flag] for flag in sorted(set(info)) if flag in FLAGS),
             _delivery_date(unique),
             unfinished=sub == "tmp",
-            regular=_is(path.is_file, path),
+            regular=_is_regular(path),
         )
 
 
@@ -142,7 +147,7 @@ def moved(file: MailFile) -> MailFile | None:
         folder = file.path.parent.parent / sub
         for name in _names(folder) if folder.is_dir() else ():
             if name.partition(":2,")[0] == unique and (folder / name).is_file():
-                return replace(file, path=folder / name)
+                return replace(file, path=folder / name, unfinished=False)
     return None
 
 

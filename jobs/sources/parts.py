@@ -93,17 +93,18 @@ class Files:
         for file in self.files:
             if not file.regular:
                 yield Reject(file.name, 0, 0, hashlib.sha256(b"").hexdigest(), NOT_A_FILE)
-            elif file.unfinished:
-                yield _whole_file(file, UNFINISHED)
             else:
                 yield from _read_file(file, options)
 
 
 def _read_file(file: MailFile, options: ReadOptions) -> Iterator[RawMail | Reject]:
     try:
-        yield from unless_damaged(_mails_of(file, options), lambda: _whole_file(file, DAMAGED))
+        if file.unfinished:
+            yield _whole_file(file, UNFINISHED)
+        else:
+            yield from unless_damaged(_mails_of(file, options), lambda: _whole_file(file, DAMAGED))
     except MissingInputError:
-        # Somebody read, flagged or deleted the mail since the folder was listed.
+        # It was delivered since the folder was listed, or somebody read, flagged or deleted it.
         if (there := moved(file)) is not None:
             yield from _read_file(there, options)
 

@@ -100,6 +100,31 @@ def test_a_mail_that_is_flagged_while_its_maildir_is_read(tmp_path: Path) -> Non
     assert [item.raw for item in found] == [mail(1), mail(3)]
 
 
+def test_a_mail_that_is_flagged_while_its_maildir_is_listed(tmp_path: Path) -> None:
+    for sub in ("cur", "new"):
+        (tmp_path / "Maildir" / sub).mkdir(parents=True)
+    for number in (1, 2, 3):
+        (tmp_path / f"Maildir/new/{number}.a").write_bytes(mail(number))
+    listing = walk(tmp_path / "Maildir")
+    first = next(listing)
+    (tmp_path / "Maildir/new/2.a").rename(tmp_path / "Maildir/cur/2.a:2,S")
+    (tmp_path / "Maildir/new/3.a").unlink()
+    found = list(parts.Files((first, *listing)).mails(ReadOptions()))
+    assert [item.raw for item in found] == [mail(1), mail(2)]
+
+
+def test_a_delivery_that_is_finished_while_its_maildir_is_read(tmp_path: Path) -> None:
+    for sub in ("cur", "new", "tmp"):
+        (tmp_path / "Maildir" / sub).mkdir(parents=True)
+    for number in (1, 2):
+        (tmp_path / f"Maildir/tmp/{number}.a").write_bytes(mail(number))
+    listed = tuple(walk(tmp_path / "Maildir"))
+    (tmp_path / "Maildir/tmp/1.a").rename(tmp_path / "Maildir/new/1.a")
+    (tmp_path / "Maildir/tmp/2.a").unlink()
+    found = list(parts.Files(listed).mails(ReadOptions()))
+    assert [item.raw for item in found] == [mail(1)]
+
+
 def test_takeout_labels_and_filters_are_counted(tmp_path: Path) -> None:
     path = tmp_path / "All mail.mbox"
     heads = [b"X-Gmail-Labels: Inbox\n", b"X-Gmail-Labels: Spam,Unread\n", b"Auto-Submitted: auto-replied\n", b""]
