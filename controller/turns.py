@@ -10,7 +10,7 @@ from controller.cycles import Cycle, distinct
 from controller.objects import CYCLE, label_value, labels
 from controller.observed import Observed
 from controller.settings import Settings
-from jobs.contracts.cycle.status import MOST_SOURCES
+from jobs.contracts.cycle.status import MOST_SOURCES, MOST_SUPERSEDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +65,15 @@ def _next_turn(cycle: Cycle, observed: Observed, settings: Settings) -> Turn:
 
 
 def _that_fit(cycle: Cycle, others: list[Cycle]) -> Iterator[Cycle]:
-    """The cycles over the same store whose sources one cycle can hold; the rest have a turn of their own later."""
+    """The cycles over the same store that one cycle's status can hold; the rest have a turn of their own later."""
     assert cycle.spec is not None
     taken = cycle.sources
-    for one in others:
+    alike = [one for one in others if one.spec is not None and one.spec.store == cycle.spec.store]
+    for one in alike[: MOST_SUPERSEDED - len(cycle.status.supersedes)]:
         taken = distinct(taken, one.sources)
         if len(taken) > MOST_SOURCES:
             return
-        if one.spec is not None and one.spec.store == cycle.spec.store:
-            yield one
+        yield one
 
 
 def superseding(cycle: Cycle, observed: Observed) -> Cycle | None:

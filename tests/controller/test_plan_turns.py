@@ -7,6 +7,7 @@ from datetime import timedelta
 import pytest
 from controller_world import ALL, KEPT, RESULTS, WINNER, World
 
+from jobs.contracts.cycle.status import CycleStatus
 from jobs.contracts.errors import InputError
 
 
@@ -90,6 +91,25 @@ class TestQueue:
         (job,) = [job for name, job in world.jobs.items() if name.startswith("w4-parse")]
         document = job["spec"]["template"]["metadata"]["annotations"]["refrain.dev/cycle-document"]
         assert all(f"s3://mail/{number}.mbox" in document for number in (2, 3, 4))
+
+    def test_more_than_one_can_supersede_have_a_turn_of_their_own(self, world: World) -> None:
+        for number in range(70):  # of a schedule while the controller was away: all of one source
+            world.add(f"w{number:02}")
+        world.settle()
+        first = world.status("w69")
+        assert (first.state, len(first.supersedes)) == ("Running", 64)
+        assert CycleStatus.model_validate(world.cycles["w69"]["status"]) == first
+        world.run()
+        states = [world.status(f"w{number:02}").state for number in range(70)]
+        assert states == ["Skipped"] * 64 + ["Skipped"] * 4 + ["Promoted"] * 2
+        assert world.status("w68").supersedes == [f"uid-w{number}" for number in range(64, 68)]
+
+    def test_sources_of_another_store_take_no_room(self, world: World) -> None:
+        world.add("w1", store={"url": "s3://other"}, sources=[{"mbox": f"s3://mail/{one}.mbox"} for one in range(64)])
+        world.add("w2")
+        world.add("w3")
+        world.settle()
+        assert world.status("w3").supersedes == ["uid-w2"]
 
     def test_one_that_waits_for_approval_blocks_until_its_time_is_up(self, world: World) -> None:
         world.add("w1", promotion={"mode": "Manual", "approvalTimeoutSeconds": 3600})

@@ -29,6 +29,8 @@ ENDED: tuple[State, ...] = ("Promoted", "NotPromoted", "Skipped", "Failed")
 
 MOST_SOURCES = 64
 """Sources of one cycle, with those that it takes over from others that wait: as many as a spec may hold."""
+MOST_SUPERSEDED = 64
+"""Cycles whose sources one cycle takes over."""
 
 Time = Annotated[str, StringConstraints(max_length=32)]
 Told = Annotated[str, StringConstraints(max_length=1024)]
@@ -181,7 +183,7 @@ class CycleStatus(StatusModel):
     """How far the running stage is."""
     log: LogHead | None = None
     """Head of the assignments log that this cycle saw."""
-    supersedes: Annotated[list[Short], Field(max_length=MOST_SOURCES)] = []
+    supersedes: Annotated[list[Short], Field(max_length=MOST_SUPERSEDED)] = []
     """Uids of the queued cycles whose sources it has taken."""
     taken_sources: Annotated[list[Source], Field(max_length=MOST_SOURCES)] = []
     """Sources of those."""
