@@ -14,9 +14,12 @@ from controller.objects import (
     PROMOTION_MANAGER,
     Json,
     annotations_of,
+    condition,
+    is_deleting,
     is_live,
     is_train_job,
     labels,
+    name,
     owner_uid,
     uid,
 )
@@ -152,10 +155,25 @@ class Observed:
         return sorted(own, key=_rank)
 
     def live_pods(self, but: str = "") -> Iterator[Json]:
-        """Pods that may still run, but those of a Job of that name; TrainJobs stand for theirs."""
+        """Pods that may still run, but those of a Job of that name; TrainJobs stand for theirs.
+
+        So does a Job whose cycle is gone: between two tries it has no pod, and makes the next until it is collected.
+        """
         spared = uid(self.jobs[but]) if but in self.jobs else None
         yield from (pod for pod in self.pods if is_live(pod) and owner_uid(pod) != spared)
-        yield from (job for key, job in self.jobs.items() if is_train_job(job) and is_live(job) and key != but)
+        for key, job in self.jobs.items():
+            if key != but and (is_live(job) if is_train_job(job) else self._is_left_behind(job)):
+                yield job
+
+    def _is_left_behind(self, job: Json) -> bool:
+        has_ended = condition(job, "Complete") or condition(job, "Failed")
+        makes_pods = not (has_ended or is_deleting(job) or job["spec"].get("suspend"))
+        return makes_pods and owner_uid(job) not in {one.uid for one in self.cycles if not one.is_deleting}
+
+    def called(self, left: Json) -> str:
+        """What `live_pods` has found, in words."""
+        is_job = name(left) in self.jobs and not is_train_job(left)
+        return f"Job {name(left)}, whose cycle is gone," if is_job else f"pod {name(left)}"
 
 
 def _has_field(fields: Json, *path: str) -> bool:

@@ -51,7 +51,7 @@ def begin(p: Planning, step: Step) -> None:
     before, run, job = _next_run(p, step)
     if left := next(p.observed.live_pods(but=job), None):
         p.set(state="Running")
-        p.progressing("True", "PodsLeft", f"waits for pod {name(left)} to end")
+        p.progressing("True", "PodsLeft", f"waits for {p.observed.called(left)} to end")
         return
     entry = StageStatus(
         name=step.stage,  # type: ignore[arg-type]
@@ -239,7 +239,7 @@ def _ask(p: Planning, entry: StageStatus, why: str) -> None:
     """Let a light pod say the stage's result, from the store, once no pod is left that may write it yet."""
     manifest = _question(p, entry)
     if left := next(p.observed.live_pods(but=name(manifest)), None):
-        p.progressing("True", "PodsLeft", f"{entry.name}: {why}; waits for pod {name(left)} to end")
+        p.progressing("True", "PodsLeft", f"{entry.name}: {why}; waits for {p.observed.called(left)} to end")
         return
     p.set_entry(asks=name(manifest))
     p.actions.append(CreateJob(manifest))

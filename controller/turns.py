@@ -53,8 +53,8 @@ def _next_turn(cycle: Cycle, observed: Observed, settings: Settings) -> Turn:
     blocking = blocking or next((one for one in waiting if one.has_started and one.uid != cycle.uid), None)
     if blocking is not None and not (cycle.has_started and cycle.order < blocking.order):
         return _behind(blocking)
-    if pod := next((pod for pod in observed.live_pods() if labels(pod).get(CYCLE) != label_value(cycle.name)), None):
-        return Turn(is_come=False, reason="PodsLeft", message=f"a pod of {labels(pod).get(CYCLE)} has yet to end")
+    if left := next((one for one in observed.live_pods() if labels(one).get(CYCLE) != label_value(cycle.name)), None):
+        return Turn(is_come=False, reason="PodsLeft", message=f"waits for {observed.called(left)} to end")
     if cycle.has_started:
         return Turn(is_come=True)
     fresh = [one for one in waiting if not _is_suspended(one)]

@@ -47,8 +47,8 @@ GROUPS: dict[str, dict[str, Advice]] = {
         "Queued": ("another cycle of the archive comes first; the message names it", "wait, or resume that cycle"),
         "Retried": ("the retry is seen; the cycle waits for its turn", ""),
         "PodsLeft": (
-            "a pod of the archive has yet to end; two never work on one archive",
-            "wait; a pod on a node that is gone: `kubectl delete pod POD --force`",
+            "a pod of the archive has yet to end, or a Job whose cycle is gone; two never work on one archive",
+            "wait; a pod on a node that is gone: `kubectl delete pod POD --force`; a Job that stays: delete it",
         ),
         "Suspended": ("`spec.suspend` is true", "`refrain cycle resume NAME`"),
         "AwaitingApproval": (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 
 import pytest
@@ -186,6 +187,33 @@ class TestQueue:
         world.settle()
         assert world.running() == []
         assert world.condition("w1", "Progressing") == ("Unknown", "Queued", "waits for w2, which is suspended")
+
+    def test_a_job_between_two_tries_whose_cycle_was_deleted_is_waited_for(self, world: World) -> None:
+        world.add("w1")
+        world.settle()
+        (job,) = world.running()
+        for pod in world.pods_of(job):
+            pod["status"] = {"phase": "Failed"}  # the Job waits to make another
+        world.add("w2")
+        del world.cycles["w1"]
+        world.settle()
+        assert world.running() == [job]
+        said = f"waits for Job {job}, whose cycle is gone, to end"
+        assert world.condition("w2", "Progressing") == ("Unknown", "PodsLeft", said)
+        world.remove_job(job)  # the garbage collector has come
+        assert world.run() == ALL
+
+    @pytest.mark.parametrize("change", [{"spec": {"suspend": True}}, {"metadata": {"deletionTimestamp": "2026"}}])
+    def test_one_that_makes_no_more_pods_is_not(self, world: World, change: dict[str, dict[str, object]]) -> None:
+        world.add("w1")
+        world.settle()
+        (job,) = world.running()
+        world.pods.clear()
+        for part, fields in change.items():
+            world.jobs[job][part] |= fields
+        observed = dataclasses.replace(world.observed(), cycles=())
+        assert list(observed.live_pods()) == []
+        assert list(world.observed().live_pods()) == [], "its cycle sees to it"
 
     def test_two_that_have_begun_at_once_go_on_in_order(self, world: World) -> None:
         world.add("w1")
