@@ -23,6 +23,7 @@ from controller.planning import Planning
 from controller.promoting import give_up
 from controller.running import advance, note_finished, run_out, stop
 from controller.settings import Settings
+from controller.status import condition_of
 from controller.turns import superseding, turn_of
 
 __all__ = ["heal", "plan"]
@@ -43,8 +44,14 @@ def _decide(p: Planning) -> None:
     if p.cycle.has_ended:
         _after_the_end(p)
         return
-    if not _is_accepted(p):
-        return
+    if _is_accepted(p):
+        _follow(p)
+    elif p.cycle.has_started:
+        _stand_still(p)
+    _note_retry(p)
+
+
+def _follow(p: Planning) -> None:
     other = superseding(p.cycle, p.observed)
     if other is not None:
         p.end("Skipped", "Superseded", f"{other.name} was newer and has taken its sources")
@@ -54,13 +61,15 @@ def _decide(p: Planning) -> None:
         _suspend(p)
     else:
         _take_turn(p)
-    _note_retry(p)
 
 
 def _is_accepted(p: Planning) -> bool:
     """Whether the spec can be followed; what cannot be is said, and left to a controller that can."""
     if (why := refused(p.cycle, p.settings)) is not None:
+        before = condition_of(p.status, "Accepted")
         p.condition("Accepted", "False", *why)
+        if before is None or before.reason != why[0]:
+            p.emit(*why, is_warning=True)
         return False
     if p.cycle.unknown:
         fields = ", ".join(p.cycle.unknown[:10])
@@ -69,6 +78,18 @@ def _is_accepted(p: Planning) -> bool:
     else:
         p.condition("Accepted", "True", "Accepted", "the spec is followed as it stands")
     return True
+
+
+def _stand_still(p: Planning) -> None:
+    """What has begun and is not accepted any more may be suspended, and has its deadline; its Job runs to its end."""
+    give_up(p)
+    is_read = p.cycle.spec is not None
+    if is_read and (late := late_cycle(p)):
+        run_out(p, late)
+    elif is_read and p.spec.suspend:
+        _suspend(p)
+    elif said := condition_of(p.status, "Accepted"):
+        p.condition("Progressing", "False", said.reason, f"{said.message}; until then no further stage is begun")
 
 
 def _note_retry(p: Planning) -> None:
