@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from controller.actions import Action, SetAdapter, Swap
 from controller.cycles import Cycle
@@ -27,7 +26,7 @@ def heal(inference: Inference | None, cycles: Iterable[Cycle]) -> tuple[Action, 
         return ()
     former = str(inference.marker.get("former", ""))
     is_other = not inference.is_swapped and inference.adapter != inference.marker.get("adapter", inference.adapter)
-    if is_other or _is_to_stay(owner, inference.marker):
+    if is_other or _is_to_stay(owner, inference):
         return (SetAdapter(inference.adapter, None, inference.version),)
     if not inference.is_swapped:
         return (SetAdapter(former, None, inference.version),)
@@ -45,10 +44,11 @@ def _is_under_way(owner: Cycle) -> bool:
     return owner.status.state != "Suspended" or promotion.phase == "Recording"
 
 
-def _is_to_stay(owner: Cycle | None, marker: dict[str, Any]) -> bool:
+def _is_to_stay(owner: Cycle | None, inference: Inference) -> bool:
     if owner is None:
-        return bool(marker.get("recording"))
+        return bool(inference.marker.get("recording"))
     promotion, succeeded = owner.status.promotion, condition_of(owner.status, "Succeeded")
     if promotion is not None and promotion.phase == "Recording" and succeeded and succeeded.reason == "ResultUnknown":
         return True  # it may be on record: nobody could tell
-    return owner.status.state == "Promoted" or (promotion is not None and promotion.phase == "Withheld")
+    is_back = promotion is not None and promotion.phase == "Withheld" and not inference.is_swapped
+    return owner.status.state == "Promoted" or is_back  # of swapped pods one may have been away

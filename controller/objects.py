@@ -100,6 +100,12 @@ def is_ready(pod: Mapping[str, Any]) -> bool:
     return condition(pod, "Ready") is not None and not is_deleting(pod)
 
 
+def may_serve(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod takes requests, or may take them again without having begun anew: one of its containers runs."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or []
+    return is_ready(pod) or (not is_deleting(pod) and any("running" in (one.get("state") or {}) for one in containers))
+
+
 def written(moment: datetime) -> str:
     """A moment as Kubernetes writes it: UTC, to the second."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from controller.actions import Ask, Forget, SetAdapter, Swap
 from controller.former import former_of, parted, value_of
-from controller.objects import after, condition, is_deleting, is_false, is_ready, name, uid
+from controller.objects import after, condition, is_deleting, is_false, is_ready, may_serve, name, uid
 from controller.observed import Inference, Refusal, Swapped, refusal_key
 from controller.status import shortened
 from jobs.contracts.cycle.status import Promotion
@@ -358,13 +358,17 @@ def _take_back(p: Planning, promotion: Promotion, reason: str, message: str) -> 
 
 
 def _restore(p: Planning, inference: Inference, promotion: Promotion) -> None:
-    """Bring back what was served before; when that is done, the candidate is withheld."""
+    """Bring back what was served before; when that is done, the candidate is withheld.
+
+    A pod that takes no requests, and cannot be told, is not waited for: `heal` goes on telling it.
+    """
     if inference.is_swapped:
         left = not_swapped_back(inference, promotion.former)
         p.actions += [Swap(pod, promotion.former) for pod in left]
         p.wake(after(p.now_written, _POLL_SECONDS))
-        if not left:
-            _withhold(p, promotion, promotion.reason, promotion.message)
+        if not any(is_ready(pod) or (uid(pod), promotion.former) not in inference.swaps for pod in left):
+            away = f"; {name(left[0])} is not ready, and has yet to load the former adapter" if left else ""
+            _withhold(p, promotion, promotion.reason, f"{promotion.message}{away}")
         elif problem := next((one.problem for one in _said(inference, left, promotion.former) if one.problem), ""):
             message = f"{promotion.message}; the former adapter is not loaded: {problem}; a pod that is deleted has it"
             p.progressing("True", promotion.reason, message)
@@ -375,8 +379,8 @@ def _restore(p: Planning, inference: Inference, promotion: Promotion) -> None:
 
 
 def not_swapped_back(inference: Inference, former: str) -> list[Any]:
-    """The ready pods that have yet to load what was served before."""
-    return [pod for pod in inference.pods if is_ready(pod) and inference.swaps.get((uid(pod), former)) != Swapped()]
+    """The pods that have yet to load what was served before: one that is not ready may be again, with the candidate."""
+    return [pod for pod in inference.pods if may_serve(pod) and inference.swaps.get((uid(pod), former)) != Swapped()]
 
 
 def _said(inference: Inference, pods: list[Any], adapter: str) -> list[Swapped]:

@@ -87,7 +87,8 @@ class Cluster:
             {
                 "metadata": {"name": f"serve-{generation}-{n}", "uid": f"s{generation}-{n}", "annotations": template},
                 "status": {
-                    "conditions": [{"type": "Ready", "status": str(ready), "lastTransitionTime": written(self.now)}]
+                    "conditions": [{"type": "Ready", "status": str(ready), "lastTransitionTime": written(self.now)}],
+                    "containerStatuses": [{"state": {"running": {}}}],
                 },
             }
             for n in range(replicas)

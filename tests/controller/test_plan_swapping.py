@@ -126,3 +126,69 @@ class TestSwap:
         del world.cycles["w1"]
         world.settle()
         assert (world.loaded, marker(world)) == (OLD, {})
+
+
+class TestAway:
+    """Taken back while a pod that has loaded the candidate takes no requests for a while."""
+
+    @pytest.fixture
+    def away(self, world: World) -> World:
+        world.deploy(mode="Swap", replicas=2)
+        world.loaded |= OLD
+        world.says["s1-1", NEW] = Answer("", "", "read timed out")
+        under_way(world, WITHHELD, num_looks=4)
+        assert world.loaded["s1-1"] == NEW
+        self.ready(world, is_ready=False)
+        return world
+
+    def ready(self, world: World, *, is_ready: bool) -> None:
+        world.inference_pods[1]["status"]["conditions"][0]["status"] = str(is_ready)
+
+    def test_it_is_told_all_the_same(self, away: World) -> None:
+        away.now += LATE
+        away.run(WITHHELD)
+        assert (away.status("w1").state, away.loaded, marker(away)) == ("NotPromoted", OLD, {})
+
+    def test_one_that_cannot_be_told_holds_up_no_cycle_and_is_told_until_it_has(self, away: World) -> None:
+        away.refuses["s1-1", FORMER] = "ConnectTimeoutError: no"
+        away.now += LATE
+        for _ in range(6):
+            away.look()
+        assert withheld(away) == "NoAnswer"
+        assert away.condition("w1", "Promoted")[2].endswith(  # type: ignore[index]
+            "; serve-1-1 is not ready, and has yet to load the former adapter"
+        )
+        away.succeed(WITHHELD)
+        for _ in range(6):
+            away.look()
+        assert away.status("w1").state == "NotPromoted"
+        assert (away.loaded["s1-1"], bool(marker(away))) == (NEW, True), "it is not forgotten"
+        away.refuses.clear()
+        self.ready(away, is_ready=True)
+        away.settle()
+        assert (away.loaded, marker(away)) == (OLD, {})
+
+    def test_the_next_promotion_does_not_wait_for_it(self, away: World) -> None:
+        away.refuses["s1-1", FORMER] = "ConnectTimeoutError: no"
+        away.now += LATE
+        for _ in range(6):
+            away.look()
+        away.succeed(WITHHELD)
+        away.look()
+        self.ready(away, is_ready=True)
+        away.refuses["s1-1", FORMER] = "HTTP 503: busy"
+        away.says.clear()
+        away.add("w2")
+        for _ in range(100):
+            away.look()
+            if away.running():
+                away.succeed(SUCCEEDED)
+        away.settle()
+        assert away.status("w2").state == "Promoted"
+        assert (set(away.loaded.values()), marker(away)) == ({NEW}, {})
+
+    def test_one_whose_container_does_not_run_begins_with_what_is_on_record(self, away: World) -> None:
+        away.inference_pods[1]["status"]["containerStatuses"] = [{"state": {"waiting": {"reason": "CrashLoopBackOff"}}}]
+        away.now += LATE
+        away.run(WITHHELD)
+        assert (away.status("w1").state, marker(away)) == ("NotPromoted", {})
