@@ -8,7 +8,7 @@ from controller.actions import Action, SetAdapter, Swap
 from controller.cycles import Cycle
 from controller.observed import Inference
 from controller.promoting import not_swapped_back
-from controller.status import condition_of
+from controller.status import may_be_on_record
 from jobs.contracts.cycle.status import ENDED
 
 
@@ -47,8 +47,8 @@ def _is_under_way(owner: Cycle) -> bool:
 def _is_to_stay(owner: Cycle | None, inference: Inference) -> bool:
     if owner is None:
         return bool(inference.marker.get("recording"))
-    promotion, succeeded = owner.status.promotion, condition_of(owner.status, "Succeeded")
-    if promotion is not None and promotion.phase == "Recording" and succeeded and succeeded.reason == "ResultUnknown":
-        return True  # it may be on record: nobody could tell
+    if may_be_on_record(owner.status):
+        return True
+    promotion = owner.status.promotion
     is_back = promotion is not None and promotion.phase == "Withheld" and not inference.is_swapped
     return owner.status.state == "Promoted" or is_back  # of swapped pods one may have been away

@@ -54,9 +54,18 @@ def ended(
     succeeded: Truth = "False" if state == "Failed" else "True"
     for kind, truth in (("Complete", "True"), ("Succeeded", succeeded)):
         status = with_condition(status, kind, truth, reason, message, now=now, generation=generation)  # type: ignore[arg-type]
-    if state != "Promoted" and condition_of(status, "Promoted") is None:
-        status = with_condition(status, "Promoted", "False", reason, message, now=now, generation=generation)
+    promoted = condition_of(status, "Promoted")
+    if state != "Promoted" and (promoted is None or promoted.status == "Unknown"):
+        is_told: Truth = "Unknown" if may_be_on_record(status) else "False"
+        status = with_condition(status, "Promoted", is_told, reason, message, now=now, generation=generation)
     return status
+
+
+def may_be_on_record(status: CycleStatus) -> bool:
+    """Whether the cycle has failed while its promotion was recorded, and nobody could tell whether it was."""
+    succeeded = condition_of(status, "Succeeded")
+    is_recording = status.promotion is not None and status.promotion.phase == "Recording"
+    return is_recording and succeeded is not None and succeeded.reason == "ResultUnknown"
 
 
 def shortened(text: str, most: int = _MOST_MESSAGE) -> str:

@@ -76,6 +76,7 @@ class TestOnRecord:
         world.fail(self.UNRECORDED)
         world.settle()
         assert world.condition("w1", "Succeeded")[:2] == ("False", "DeadlineExceeded")  # type: ignore[index]
+        assert world.condition("w1", "Promoted")[:2] == ("False", "DeadlineExceeded")  # type: ignore[index]
         assert (world.serving(), marker(world)) == (FORMER, {})
 
     @pytest.mark.parametrize("what", ["cycle", "stage"])
@@ -84,6 +85,7 @@ class TestOnRecord:
         world.fail(TransientError("the store does not answer"))
         world.settle()
         assert world.condition("w1", "Succeeded")[:2] == ("False", "ResultUnknown")  # type: ignore[index]
+        assert world.condition("w1", "Promoted")[:2] == ("Unknown", "ResultUnknown")  # type: ignore[index]
         assert (world.serving(), marker(world)) == (NEW, {})
         world.annotate("w1", retry="1")
         world.run(SUCCEEDED)

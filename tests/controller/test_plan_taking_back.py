@@ -154,6 +154,7 @@ class TestRecording:
         world.now += timedelta(hours=2)
         world.settle()
         assert (world.status("w1").state, world.serving()) == ("Failed", FORMER)
+        assert world.condition("w1", "Promoted") == ("False", *world.condition("w1", "Succeeded")[1:])  # type: ignore[index]
         world.annotate("w1", retry="1")
         world.settle()
         world.roll_out()
