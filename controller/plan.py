@@ -55,12 +55,17 @@ def _follow(p: Planning) -> None:
     other = superseding(p.cycle, p.observed)
     if other is not None:
         p.end("Skipped", "Superseded", f"{other.name} was newer and has taken its sources")
-    elif late := late_cycle(p):
+    elif late := _late(p):
         run_out(p, late)
     elif p.spec.suspend:
         _suspend(p)
     else:
         _take_turn(p)
+
+
+def _late(p: Planning) -> str:
+    """That the cycle has had its time, in words. What is retried has its own from when its turn comes again."""
+    return late_cycle(p) if p.cycle.is_active else ""
 
 
 def _is_accepted(p: Planning) -> bool:
@@ -84,7 +89,7 @@ def _stand_still(p: Planning) -> None:
     """What has begun and is not accepted any more may be suspended, and has its deadline; its Job runs to its end."""
     give_up(p)
     is_read = p.cycle.spec is not None
-    if is_read and (late := late_cycle(p)):
+    if is_read and (late := _late(p)):
         run_out(p, late)
     elif is_read and p.spec.suspend:
         _suspend(p)
@@ -119,13 +124,13 @@ def _take_turn(p: Planning) -> None:
         p.set(state="Queued")
         p.progressing("Unknown", turn.reason, turn.message)
         return
+    if not p.cycle.is_active:
+        p.set(state="Running", started_at=p.now_written)
     if p.cycle.is_active or (p.cycle.has_started and p.status.stages):
         advance(p)
         return
     taken = distinct(p.status.taken_sources, *(one.sources for one in turn.takes))
     p.set(
-        state="Running",
-        started_at=p.status.started_at or p.now_written,
         supersedes=[*p.status.supersedes, *(one.uid for one in turn.takes)],
         taken_sources=taken,
     )

@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from controller_world import ALL, KEPT, RESULTS, WINNER, World
 
+from controller.objects import written
 from jobs.contracts.cycle.status import CycleStatus
 from jobs.contracts.errors import InputError
 
@@ -149,6 +150,27 @@ class TestQueue:
         assert world.status("w1").state == "Queued"
         world.run()
         assert [world.status(name).state for name in ("w1", "w2")] == ["Promoted", "Promoted"]
+
+    def test_the_deadline_of_a_retried_one_begins_when_its_turn_comes(self, world: World) -> None:
+        world.add("w1", deadlineSeconds=3600)
+        world.run(until="train")
+        world.fail(InputError("no"))
+        world.settle()
+        world.add("w2")
+        world.run(until="train")
+        world.annotate("w1", retry="1")
+        world.settle()
+        world.now += timedelta(seconds=3700)
+        world.settle()
+        assert world.condition("w1", "Progressing") == ("Unknown", "Queued", "waits for w2, which is Running")
+        assert world.status("w1").started_at, "the spec stays fixed"
+        while world.running()[0].startswith("w2"):
+            world.succeed()
+            world.settle()
+        assert world.status("w1").started_at == written(world.now)
+        world.now += timedelta(seconds=3600)
+        world.settle()
+        assert world.condition("w1", "Succeeded")[1] == "DeadlineExceeded"  # type: ignore[index]
 
     def test_a_retried_one_that_is_suspended_and_resumed_waits_for_the_running_one(self, world: World) -> None:
         world.add("w1")
