@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from controller.objects import Json, after, is_false
+from controller.objects import Json, after, is_false, moment
 from controller.planning import Planning
 from controller.pods import override_of
 from jobs.contracts import stages
@@ -27,17 +27,28 @@ def late_cycle(p: Planning) -> str:
 
 
 def late_stage(p: Planning, entry: StageStatus, job: Json | None) -> str:
-    """That a stage has had its time, in words. That begins when its Job may start, which Kueue may hold."""
+    """That a stage has had its time, in words. That begins when its Job may start, which Kueue may hold.
+
+    Runs that were lost before this one count, without what lay between them.
+    """
     if job is not None and job["spec"].get("suspend"):
         return ""
-    at = after(_began(job) if job else entry.started_at, deadline_seconds(p, entry))
+    seconds = deadline_seconds(p, entry)
+    at = after(_began(entry, job), seconds - entry.lost_seconds)
     if p.now >= at:
-        return f"{entry.name} took longer than {deadline_seconds(p, entry)} s"
+        return f"{entry.name} took longer than {seconds} s{', in all its runs' if entry.lost_seconds else ''}"
     p.wake(at)
     return ""
 
 
-def _began(job: Json) -> str:
+def taken_seconds(p: Planning, entry: StageStatus, job: Json | None) -> int:
+    """How long a stage's runs have taken until now, this one and those that were lost before it."""
+    return entry.lost_seconds + max(0, int((p.now - moment(_began(entry, job))).total_seconds()))
+
+
+def _began(entry: StageStatus, job: Json | None) -> str:
+    if job is None:
+        return entry.started_at
     resumed = is_false(job, "Suspended") or {}  # a TrainJob has no start time
     began = (job.get("status") or {}).get("startTime") or resumed.get("lastTransitionTime")
     return str(began or job["metadata"]["creationTimestamp"])

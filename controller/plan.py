@@ -157,7 +157,7 @@ def _after_the_end(p: Planning) -> None:
 def _retry(p: Planning, asked: str) -> None:
     """From the failed stage on; what has succeeded is kept. It waits for its turn as any other."""
     if (entry := p.entry) is not None and entry.state == "Failed":
-        p.set_entry(state="Suspended", losses=0, message="", asks="")
+        p.set_entry(state="Suspended", losses=0, lost_seconds=0, message="", asks="")
     if p.entry is not None and (service := ranks_service(p, p.entry)) is not None:
         p.actions.append(ForgetRefusal(name(service)))  # each run has a Job of its own, but all have this one
     p.set(state="Queued", started_at=p.now_written, completed_at=None, retry=asked, promotion=None)

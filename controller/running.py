@@ -9,6 +9,7 @@ from typing import Any
 
 from controller.actions import CreateJob, CreateService, DeleteJob
 from controller.deadlines import deadline_seconds, late_cycle, late_stage
+from controller.losses import may_be_lost, with_loss
 from controller.manifests import asking_job, gathering_job, is_shared, job_name, ranks_service, stage_job
 from controller.noting import note_result
 from controller.objects import Json, after, condition, is_train_job, name, owner_uid, uid
@@ -17,15 +18,12 @@ from controller.promoting import is_cleared
 from controller.status import shortened
 from controller.symptoms import told_by, trouble, why_failed, words_of
 from controller.train_jobs import is_handed_over, left_to_the_runtime, train_job
-from jobs.contracts import stages
 from jobs.contracts.cycle.status import StageStatus
 from jobs.contracts.errors import MissingInputError, permanent_exit_codes
 from jobs.contracts.progression import FIRST_STEP, Step, ended_as, next_step, why_skipped
 from jobs.contracts.termination import Termination
 
 _REFUSED_SECONDS = 30
-_STEADY_SECONDS = 600
-"""A run that has lasted so long has not been lost over and over: losses are counted from there anew."""
 _FAILS_AGAIN = ("PodFailurePolicy", "TrainingRuntimeNotSupported")
 
 
@@ -53,6 +51,7 @@ def begin(p: Planning, step: Step) -> None:
         p.set(state="Running")
         p.progressing("True", "PodsLeft", f"waits for {p.observed.called(left)} to end")
         return
+    lost = before.model_dump(include={"losses", "lost_percent", "lost_seconds"}) if before else {}
     entry = StageStatus(
         name=step.stage,  # type: ignore[arg-type]
         attempt=step.attempt,
@@ -60,7 +59,7 @@ def begin(p: Planning, step: Step) -> None:
         state="Running",
         job=job,
         started_at=p.now_written,
-        losses=before.losses if before else 0,
+        **lost,
     )
     p.set(
         state="Running",
@@ -207,7 +206,7 @@ def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any
     # torchrun ends with a code of its own: what rank 0 has told counts too.
     told_code = told.failure.exit_code if told and told.failure else 0
     is_permanent = failed.get("reason") in _FAILS_AGAIN or told_code in permanent_exit_codes()
-    if not is_permanent and _is_many(p, entry) and _may_be_lost(p, entry):
+    if not is_permanent and _is_many(p, entry) and may_be_lost(p, entry):
         p.emit("RanksLost", f"{entry.name} is begun again on all nodes: {words}", is_warning=True)
         _begin_again(p, entry)
     elif not is_permanent and entry.name == "promote":
@@ -220,18 +219,8 @@ def _is_many(p: Planning, entry: StageStatus) -> bool:
     return entry.name == "train" and (p.spec.training.nodes > 1 or is_handed_over(p, entry))
 
 
-def _may_be_lost(p: Planning, entry: StageStatus) -> bool:
-    return _losses(p, entry) < stages.stage(entry.name).retries
-
-
-def _losses(p: Planning, entry: StageStatus) -> int:
-    """How often it was lost in a row."""
-    is_steady = p.now >= after(entry.started_at, _STEADY_SECONDS)
-    return 0 if is_steady else entry.losses
-
-
 def _begin_again(p: Planning, entry: StageStatus) -> None:
-    p.set_entry(state="Suspended", losses=_losses(p, entry) + 1, asks="")
+    p.set_entry(state="Suspended", asks="", **with_loss(p, entry))
     begin(p, Step(entry.name, entry.attempt))
 
 
@@ -287,7 +276,7 @@ def _unanswered(p: Planning, entry: StageStatus, told: Termination | None) -> No
     has_not_finished = failure is not None and failure.exit_code == MissingInputError.exit_code
     if has_not_finished and (why := _why_unrecorded(p, entry)):
         fail(p, *why)
-    elif has_not_finished and _may_be_lost(p, entry):
+    elif has_not_finished and may_be_lost(p, entry):
         message = f"{entry.name} had not finished when its Job was lost; it is begun again"
         p.emit("JobLost", message, is_warning=True)
         _begin_again(p, entry)

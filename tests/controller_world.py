@@ -34,6 +34,7 @@ from controller.objects import ADAPTER, PROMOTION, PROMOTION_MANAGER, SPEC_HASH,
 from controller.observed import Answer, Inference, Observed, Refusal, Swapped, refusal_key
 from controller.plan import heal, plan
 from controller.settings import Settings
+from jobs.contracts.cycle.status import Progress
 from jobs.contracts.stages import STAGES
 from jobs.contracts.termination import encode_error, encode_result
 
@@ -88,6 +89,8 @@ class World(Cluster):
     services: dict[str, Json] = field(default_factory=dict)
     events: dict[str, Emit] = field(default_factory=dict)
     warnings: dict[str, str] = field(default_factory=dict)
+    progress: dict[str, Progress] = field(default_factory=dict)
+    """By name of a Job: what its pod says of how far it is."""
     refusals: dict[str, Refusal] = field(default_factory=dict)
     denial: str = ""
     """In what words changes of the inference Deployment are refused; empty where they are not."""
@@ -158,7 +161,7 @@ class World(Cluster):
             copy.deepcopy(self.jobs),
             tuple(copy.deepcopy(list(self.pods.values()))),
             dict(self.warnings),
-            {},
+            dict(self.progress),
             dict(self.refusals),
             inference,
         )

@@ -178,19 +178,6 @@ class TestEnds:
         assert world.run()[0] == "train"
         assert world.status("w1").state == "Promoted"
 
-    @pytest.mark.parametrize(("minutes", "state"), [(1, "Failed"), (11, "Running")])
-    def test_ranks_that_are_lost_now_and_then_are_not_lost_over_and_over(
-        self, world: World, minutes: int, state: str
-    ) -> None:
-        world.add("w1", training={"nodes": 2})
-        world.run(until="train")
-        for _ in range(6):
-            world.now += timedelta(minutes=minutes)
-            if world.status("w1").state == "Running":
-                world.fail(StoppedError("evicted"), reason="BackoffLimitExceeded")
-            world.settle()
-        assert world.status("w1").state == state
-
     def test_many_nodes_are_not_begun_again_for_an_error_that_would_come_again(self, world: World) -> None:
         """torchrun ends with 1, whatever its ranks end with."""
         world.add("w1", training={"nodes": 2})

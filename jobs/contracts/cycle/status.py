@@ -108,7 +108,11 @@ class StageStatus(StatusModel):
     completed_at: Time | None = None
     """When it was seen to have ended."""
     losses: Count = 0
-    """Runs that ended by no fault of the stage: a lost Job, a rank that was evicted."""
+    """Runs in a row that ended by no fault of the stage, none of them further than the last: a lost Job or rank."""
+    lost_percent: Count = 0
+    """How far training had come at most when a run of it was lost, in percent."""
+    lost_seconds: Count = 0
+    """How long the runs took that were lost, since the last retry: they count for the stage's deadline."""
     message: Told = ""
     """Why it failed, or what it waits for."""
     result: dict[str, Any] = {}

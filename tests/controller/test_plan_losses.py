@@ -1,0 +1,133 @@
+"""Plans of training that is lost again and again: how often it is begun anew, and for how long."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from controller_world import World
+
+from controller.objects import written
+from controller.settings import Settings
+from jobs.contracts.cycle.status import Progress
+from jobs.contracts.errors import MissingInputError, StoppedError
+
+
+def training(kind: str = "many nodes", **changes: Any) -> World:
+    """A world in which training runs, on two nodes or as a TrainJob."""
+    world = World()
+    if kind == "TrainJob":
+        world.settings = Settings.model_validate({"namespace": "mail", "trainJob": {"runtime": "torch"}})
+    world.add("w1", training={"nodes": 2}, **changes)
+    world.run(until="train")
+    return world
+
+
+def lose(world: World, minutes: float, percent: float | None = None) -> None:
+    """The run tells half-way how far it is, and is lost after so long; the controller died in between."""
+    (name,) = world.running()
+    world.now += timedelta(minutes=minutes / 2)
+    if percent is not None:
+        world.progress[name] = Progress(percent=percent)
+        world.settle()
+        world.progress.clear()
+    world.now += timedelta(minutes=minutes / 2)
+    world.end_job(name, None, exit_code=137, reason="BackoffLimitExceeded")
+    world.settle()
+
+
+def state(world: World) -> tuple[str, int]:
+    """The cycle's, and which run of its stage it is."""
+    return world.status("w1").state, world.status("w1").stages[-1].run
+
+
+@pytest.mark.parametrize("minutes", [1, 11, 300])
+@pytest.mark.parametrize("kind", ["many nodes", "TrainJob"])
+def test_it_is_tried_as_often_as_the_stage_table_says_however_long_a_run_lasts(kind: str, minutes: int) -> None:
+    world = training(kind)
+    for run in range(1, 4):
+        lose(world, minutes)
+        assert state(world) == ("Running", run)
+    lose(world, minutes)
+    assert state(world) == ("Failed", 3)
+
+
+def test_losses_are_forgotten_where_it_got_further_and_there_alone() -> None:
+    world = training()
+    for run in range(1, 9):
+        lose(world, 30, percent=10.4 * run)
+        assert state(world) == ("Running", run)
+    lose(world, 30, percent=83.9)  # at the same place, within what is noticed
+    lose(world, 30, percent=70)
+    assert state(world) == ("Running", 10)
+    lose(world, 30)
+    assert state(world) == ("Failed", 10)
+
+
+@pytest.mark.parametrize("kind", ["many nodes", "TrainJob"])
+def test_its_deadline_is_that_of_all_its_runs(kind: str) -> None:
+    world = training(kind, stages={"train": {"deadlineSeconds": 3600}})
+    lose(world, 25)
+    lose(world, 25)
+    world.now += timedelta(minutes=9)
+    world.settle()
+    assert state(world) == ("Running", 2)
+    world.now += timedelta(minutes=2)
+    world.settle()
+    said = ("False", "DeadlineExceeded", "train took longer than 3600 s, in all its runs")
+    assert world.condition("w1", "Succeeded") == said
+    world.annotate("w1", retry="1")
+    world.settle()
+    world.now += timedelta(minutes=50)
+    world.settle()
+    assert state(world) == ("Running", 3), "a retry begins it anew"
+
+
+def test_lost_at_its_deadline_it_fails_in_the_words_of_the_loss() -> None:
+    world = training(stages={"train": {"deadlineSeconds": 3600}})
+    lose(world, 35, percent=20)
+    lose(world, 35, percent=40)
+    assert state(world) == ("Failed", 1)
+    said = ("False", "StageFailed", "train: its pod ended by Error (exit code 137)")
+    assert world.condition("w1", "Succeeded") == said
+
+
+def test_a_wait_between_two_runs_counts_for_no_deadline() -> None:
+    world = training(stages={"train": {"deadlineSeconds": 3600}})
+    lose(world, 25)
+    job = world.jobs[world.running()[0]]
+    job["spec"]["suspend"] = True
+    world.now += timedelta(hours=9)
+    world.settle()
+    job["spec"]["suspend"] = False
+    job["status"]["startTime"] = written(world.now)
+    world.now += timedelta(minutes=30)
+    world.settle()
+    assert state(world) == ("Running", 1)
+    world.now += timedelta(minutes=6)
+    world.settle()
+    assert world.condition("w1", "Succeeded")[1] == "DeadlineExceeded"  # type: ignore[index]
+
+
+def test_a_job_that_is_deleted_again_and_again_is_begun_as_often() -> None:
+    world = World()
+    world.add("w1")
+    world.run(until="index")
+    for run in range(4):
+        assert state(world) == ("Running", run)
+        world.now += timedelta(minutes=20)
+        world.remove_job(world.running()[0])
+        world.settle()
+        world.fail(MissingInputError("index has not finished"))
+        world.settle()
+    assert state(world) == ("Failed", 3)
+
+
+def test_a_status_of_before_is_read() -> None:
+    world = training()
+    entry = world.cycles["w1"]["status"]["stages"][-1]
+    del entry["lostPercent"], entry["lostSeconds"]
+    world.fail(StoppedError("evicted"), reason="BackoffLimitExceeded")
+    world.settle()
+    assert state(world) == ("Running", 1)
