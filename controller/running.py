@@ -16,7 +16,7 @@ from controller.objects import Json, after, condition, is_train_job, name, owner
 from controller.planning import Planning
 from controller.promoting import is_cleared
 from controller.status import shortened
-from controller.symptoms import told_by, trouble, why_failed, words_of
+from controller.symptoms import failure_of, told_by, trouble, why_failed, words_of
 from controller.train_jobs import is_handed_over, left_to_the_runtime, train_job
 from jobs.contracts.cycle.status import StageStatus
 from jobs.contracts.errors import MissingInputError, permanent_exit_codes
@@ -197,13 +197,13 @@ def _describe(p: Planning, entry: StageStatus, job: Json) -> None:
 
 def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any]) -> None:
     """A Job has failed: for good, or, where it is all ranks' or a node's doing, to be begun again."""
-    told = told_by(p, job, entry, is_failure=True)
+    told = failure_of(p, job, entry)
     words = why_failed(p, entry, job, failed)
     if is_shared(p, entry) and failed.get("reason") == "FailedIndexes":
         p.emit("SharesLost", f"{entry.name}: shares {_lost(p, entry)} of it failed: {words}", is_warning=True)
         _ask(p, entry, f"its shares are put together without {_lost(p, entry)}, which failed: {words}")
         return
-    # torchrun ends with a code of its own: what rank 0 has told counts too.
+    # torchrun ends with a code of its own: what a rank has told counts too.
     told_code = told.failure.exit_code if told and told.failure else 0
     is_permanent = failed.get("reason") in _FAILS_AGAIN or told_code in permanent_exit_codes()
     if not is_permanent and _is_many(p, entry) and may_be_lost(p, entry):

@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from controller.objects import Json, is_false, is_live, name
+from controller.objects import JOB_INDEX, Json, is_false, is_live, labels, name
 from controller.planning import Planning
 from jobs.contracts.cycle.status import StageStatus
+from jobs.contracts.errors import StoppedError, TransientError, permanent_exit_codes
 from jobs.contracts.termination import Termination, decode
 
 _BAD_IMAGE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _BAD_SETUP = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
-def told_by(p: Planning, job: Json, entry: StageStatus, *, is_failure: bool = False) -> Termination | None:
-    """What a pod of a Job said at its end, or why it failed, rank 0's first; None where nothing can be read."""
+def told_by(p: Planning, job: Json, entry: StageStatus) -> Termination | None:
+    """What a pod of a Job said at its end, rank 0's first; None where nothing can be read."""
+    return next((told for _, told in _told(p, job, entry)), None)
+
+
+def failure_of(p: Planning, job: Json, entry: StageStatus) -> Termination | None:
+    """Why a Job has failed, as the pod said that knows best; None where none has told of a failure.
+
+    Of each rank the newest counts. An error that would come again goes before all others; what a rank says that was
+    told to stop, or lost another one, comes last: it is what the true failure has made of it. Else rank 0's is first.
+    """
+    newest: dict[str, Termination] = {}
+    for pod, told in _told(p, job, entry):
+        if told.failure is not None:
+            newest.setdefault(labels(pod).get(JOB_INDEX, ""), told)
+    return min(newest.values(), key=_distance, default=None)
+
+
+def _distance(told: Termination) -> int:
+    """How far a failure is from being the cause of the others."""
+    assert told.failure is not None
+    if told.failure.exit_code in permanent_exit_codes():
+        return 0
+    return 2 if told.failure.exit_code in (TransientError.exit_code, StoppedError.exit_code) else 1
+
+
+def _told(p: Planning, job: Json, entry: StageStatus) -> Iterator[tuple[Json, Termination]]:
+    """What the pods of a Job said at their ends, rank 0's first, the newest first of each."""
     for pod in p.observed.pods_of(job):
         for container in (pod.get("status") or {}).get("containerStatuses") or []:
             message = ((container.get("state") or {}).get("terminated") or {}).get("message")
             told = decode(message, entry.name, entry.attempt) if message else None
-            if told is not None and not (is_failure and told.failure is None):
-                return told
-    return None
+            if told is not None:
+                yield pod, told
 
 
 def why_failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any]) -> str:
     """Why a Job has failed, in the words of who knows best."""
-    told = told_by(p, job, entry, is_failure=True)
+    told = failure_of(p, job, entry)
     return words_of(told) or _seen(p, job) or str(failed.get("message", "its Job failed"))
 
 

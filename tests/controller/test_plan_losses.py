@@ -11,7 +11,8 @@ from controller_world import World
 from controller.objects import written
 from controller.settings import Settings
 from jobs.contracts.cycle.status import Progress
-from jobs.contracts.errors import MissingInputError, StoppedError
+from jobs.contracts.errors import ConfigError, MissingInputError, RefrainError, StoppedError, TransientError
+from jobs.contracts.termination import encode_error
 
 
 def training(kind: str = "many nodes", **changes: Any) -> World:
@@ -131,3 +132,50 @@ def test_a_status_of_before_is_read() -> None:
     world.fail(StoppedError("evicted"), reason="BackoffLimitExceeded")
     world.settle()
     assert state(world) == ("Running", 1)
+
+
+PEER = TransientError("another process of this training was lost")
+STOPPED = StoppedError("told to stop")
+SMALL = ConfigError("the GPU's memory is too small")
+DEFECT = RuntimeError("index out of range")
+
+
+def lose_ranks(*errors: BaseException) -> World:
+    """Each rank of a training ends with an error."""
+    world = training()
+    (name,) = world.running()
+    world.add_pod(name, 1)
+    world.end_job(name, None, exit_code=1, reason="BackoffLimitExceeded")
+    for pod, error in zip(world.pods_of(name), errors, strict=True):
+        ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+        ended["message"] = encode_error("train", 0, error).decode()
+    world.settle()
+    return world
+
+
+@pytest.mark.parametrize("other", [PEER, STOPPED, DEFECT])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_any_rank_that_would_come_again_fails_it_in_its_words(other: BaseException, rank: int) -> None:
+    world = lose_ranks(*([SMALL, other] if rank == 0 else [other, SMALL]))
+    assert state(world) == ("Failed", 0)
+    said = ("False", "StageFailed", "train: the GPU's memory is too small (exit code 78)")
+    assert world.condition("w1", "Succeeded") == said
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        ((PEER, DEFECT), "index out of range"),
+        ((STOPPED, DEFECT), "index out of range"),
+        ((DEFECT, PEER), "index out of range"),
+        ((PEER, STOPPED), "another process"),
+        ((RefrainError("of rank 0"), DEFECT), "of rank 0"),
+    ],
+)
+def test_the_rank_that_failed_by_itself_is_heard_before_those_that_it_stopped(
+    errors: tuple[BaseException, ...], words: str
+) -> None:
+    world = lose_ranks(*errors)
+    assert state(world) == ("Running", 1)
+    (lost,) = [event for event in world.events.values() if event.reason == "RanksLost"]
+    assert words in lost.message
