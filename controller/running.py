@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 from controller.actions import CreateJob, CreateService, DeleteJob
-from controller.deadlines import deadline_seconds, late_cycle, late_stage
+from controller.deadlines import late_cycle, late_stage
 from controller.losses import may_be_lost, with_loss
 from controller.manifests import asking_job, gathering_job, is_shared, job_name, ranks_service, stage_job
 from controller.noting import note_result
-from controller.objects import Json, after, condition, is_train_job, name, owner_uid, uid
+from controller.objects import Json, condition, is_train_job, name, owner_uid, uid
 from controller.planning import Planning
 from controller.promoting import is_cleared
 from controller.status import shortened
@@ -114,11 +114,11 @@ def _may_be_recorded(p: Planning, entry: StageStatus) -> bool:
 
 
 def _create(p: Planning, entry: StageStatus) -> None:
-    """Create the Job of the stage that is to run; a refusal of it is said."""
+    """Create the Job of the stage that is to run; a refusal is said, and fails the cycle at the stage's deadline."""
     service = ranks_service(p, entry)
-    if not _is_refused(p, *(name(one) for one in (service,) if one), entry.job):
+    names = [name(one) for one in (service,) if one] + [entry.job]
+    if not _is_refused(p, *names, late=late_stage(p, entry, None)):
         p.progressing("True", "StageRunning", f"{entry.name} runs as {entry.job}")
-        p.wake(after(entry.started_at, deadline_seconds(p, entry)))
     if p.status.state == "Failed":
         return
     if service is not None:
@@ -131,13 +131,15 @@ def _create(p: Planning, entry: StageStatus) -> None:
     p.actions.append(CreateJob(manifest))
 
 
-def _is_refused(p: Planning, *names: str) -> bool:
-    """Whether the API server has refused one of these objects: then it is said, and for good the cycle fails."""
+def _is_refused(p: Planning, *names: str, late: str = "") -> bool:
+    """Whether the API server has refused one of these objects: it is said, and for good or too late the cycle fails."""
     refusal = next((p.observed.refusals[one] for one in names if one in p.observed.refusals), None)
     if refusal is None:
         return False
     if refusal.is_permanent:
         fail(p, "JobRefused", refusal.message)
+    elif late:
+        fail(p, "JobRefused", f"{late}, for its Job was refused: {refusal.message}")
     else:
         p.progressing("False", "QuotaExceeded" if "quota" in refusal.message else "JobRefused", refusal.message)
         p.wake(p.now + timedelta(seconds=_REFUSED_SECONDS))

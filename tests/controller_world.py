@@ -257,6 +257,8 @@ class World(Cluster):
 
     def _create_job(self, manifest: Json) -> None:
         name = manifest["metadata"]["name"]
+        if name in self.refusals:
+            return
         if name in self.jobs:
             there, wanted = (one["metadata"]["annotations"][SPEC_HASH] for one in (self.jobs[name], manifest))
             assert there == wanted, f"{name} was created with another manifest"

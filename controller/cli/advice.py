@@ -85,7 +85,7 @@ GROUPS: dict[str, dict[str, Advice]] = {
         "SchedulerError": ("the scheduler failed over the pod", "see the scheduler's logs"),
         "QuotaExceeded": (
             "a ResourceQuota of the namespace refuses the stage's pod or Job",
-            "raise the quota, or let something else end; it is tried again by itself",
+            "raise the quota, or let something else end; it is tried again by itself, until the stage's deadline",
         ),
         "PodRefused": (
             "the API server refuses the stage's pod: an admission webhook, a policy, a LimitRange",
@@ -168,7 +168,10 @@ GROUPS: dict[str, dict[str, Advice]] = {
             "`refrain cycle retry NAME` goes on; or another cycle with a larger `spec.stages.STAGE.deadlineSeconds`",
         ),
         "JobRefused": (
-            "the API server refuses the stage's Job; while the cycle still runs it is tried again by itself",
+            (
+                "the API server refuses the stage's Job: for good, or until the stage's deadline; "
+                "while the cycle still runs it is tried again by itself"
+            ),
             "mend what it names, then `refrain cycle retry NAME`; what is wrong in `spec.stages`: another cycle",
         ),
         "ResultUnknown": (

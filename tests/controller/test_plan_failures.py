@@ -216,3 +216,48 @@ class TestFailures:
         world.refusals[name] = Refusal("spec.template.spec.affinity: Invalid value", is_permanent=True)
         world.settle()
         assert world.condition("w1", "Succeeded")[1] == "JobRefused"  # type: ignore[index]
+
+    @pytest.mark.parametrize(
+        ("words", "reason"),
+        [
+            ('admission webhook "policy" denied the request', "JobRefused"),
+            ("jobs.batch is forbidden: exceeded quota: small", "QuotaExceeded"),
+        ],
+    )
+    def test_a_job_that_is_refused_again_and_again_fails_the_cycle_at_the_stages_deadline(
+        self, world: World, words: str, reason: str
+    ) -> None:
+        world.add("w1", stages={"index": {"deadlineSeconds": 7200}})
+        world.run(until="train")
+        world.succeed()
+        world.look()
+        (name,) = world.running()
+        world.remove_job(name)
+        world.cycles["w1"]["status"]["stages"][-1]["jobUid"] = ""
+        world.refusals[name] = Refusal(words, is_permanent=False)
+        world.look()
+        world.now += timedelta(seconds=7100)
+        world.look()
+        assert world.condition("w1", "Progressing") == ("False", reason, words)
+        world.now += timedelta(seconds=100)
+        world.look()
+        said = f"index took longer than 7200 s, for its Job was refused: {words}"
+        assert world.condition("w1", "Succeeded") == ("False", "JobRefused", said)
+        assert world.look() == 0
+        world.annotate("w1", retry="1")
+        assert world.run() == ALL[6:]
+
+    def test_a_job_that_was_refused_for_a_while_is_created(self, world: World) -> None:
+        world.add("w1")
+        world.look()
+        world.look()
+        (name,) = world.running()
+        world.remove_job(name)
+        world.cycles["w1"]["status"]["stages"][-1]["jobUid"] = ""
+        world.refusals[name] = Refusal("denied", is_permanent=False)
+        world.look()
+        world.now += timedelta(hours=2)
+        del world.refusals[name]  # the controller was started again, and knows nothing of it
+        world.settle()
+        assert world.running() == [name]
+        assert world.run() == ALL
