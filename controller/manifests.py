@@ -39,14 +39,17 @@ _MARGIN = 5
 _QUEUE = "kueue.x-k8s.io/queue-name"
 
 
-def job_name(uid: str, cycle: str, step: Step, run: int) -> str:
+def job_name(uid: str, cycle: str, step: Step, run: int, *, is_handed_over: bool = False) -> str:
     """Name of a Job: the same for the same cycle, stage, attempt and run, at most 52 characters.
 
-    A pod's name is the Job's with a suffix of up to 11 characters, and must fit into a host name's 63.
+    A pod's name is the Job's with a suffix of up to 11 characters, and must fit into a host name's 63. For a TrainJob
+    JobSet adds up to 18 (`-node-0-1023-abcde`), and wants a letter to begin with.
     """
+    most = 45 if is_handed_over else 52
+    begin = f"t-{cycle}" if is_handed_over and cycle[0].isdigit() else cycle
     digest = hashlib.sha256(f"{uid}/{step.stage}/{step.attempt}/{run}".encode()).hexdigest()[:8]
     tail = f"{step.stage}-{step.attempt}-{run}-{digest}"
-    return f"{cycle[: 52 - len(tail) - 1].rstrip('-.').replace('.', '-')}-{tail}"
+    return f"{begin[: most - len(tail) - 1].rstrip('-.').replace('.', '-')}-{tail}"
 
 
 def stage_job(wanted: Wanted, entry: StageStatus) -> Json:

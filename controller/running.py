@@ -77,7 +77,8 @@ def _next_run(p: Planning, step: Step) -> tuple[StageStatus | None, int, str]:
         (one for one in reversed(p.status.stages) if (one.name, one.attempt) == (step.stage, step.attempt)), None
     )
     run = before.run + 1 if before else 0
-    return before, run, job_name(p.cycle.uid, p.cycle.name, step, run)
+    is_handed = is_handed_over(p, step.stage)
+    return before, run, job_name(p.cycle.uid, p.cycle.name, step, run, is_handed_over=is_handed)
 
 
 def run_out(p: Planning, message: str) -> None:
@@ -124,7 +125,7 @@ def _create(p: Planning, entry: StageStatus) -> None:
     if service is not None:
         p.actions.append(CreateService(service))
     manifest = stage_job(p, entry)
-    if is_handed_over(p, entry):
+    if is_handed_over(p, entry.name):
         if left := left_to_the_runtime(manifest["spec"]["template"]["spec"]):
             p.emit("LeftToTheRuntime", f"{', '.join(left)} of train: its TrainJob's runtime decides", is_warning=True)
         manifest = train_job(p, entry)
@@ -218,7 +219,7 @@ def _failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any
 
 
 def _is_many(p: Planning, entry: StageStatus) -> bool:
-    return entry.name == "train" and (p.spec.training.nodes > 1 or is_handed_over(p, entry))
+    return entry.name == "train" and (p.spec.training.nodes > 1 or is_handed_over(p, entry.name))
 
 
 def _begin_again(p: Planning, entry: StageStatus) -> None:

@@ -20,9 +20,9 @@ _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS
 """Of the store's Secret: a trainer has no `envFrom`."""
 
 
-def is_handed_over(wanted: Wanted, entry: StageStatus) -> bool:
-    """Whether a stage's run is a TrainJob."""
-    return entry.name == "train" and wanted.settings.train_job is not None
+def is_handed_over(wanted: Wanted, stage: str) -> bool:
+    """Whether a stage's runs are TrainJobs."""
+    return stage == "train" and wanted.settings.train_job is not None
 
 
 def train_job(wanted: Wanted, entry: StageStatus) -> Json:

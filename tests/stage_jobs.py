@@ -11,6 +11,7 @@ from controller.manifests import job_name
 from controller.observed import Observed
 from controller.planning import Planning
 from controller.settings import Settings
+from controller.train_jobs import is_handed_over
 from jobs.contracts.cycle.status import StageStatus
 from jobs.contracts.progression import Step
 
@@ -24,7 +25,8 @@ def wanted(given: dict[str, Any]) -> tuple[Planning, StageStatus]:
     settings = Settings.model_validate({"namespace": "mail"} | given.get("settings", {}))
     planning = Planning(cycle, Observed((cycle,)), settings, START)
     stage, attempt, run = given["stage"], given.get("attempt", 0), given.get("run", 0)
-    name = job_name(cycle.uid, cycle.name, Step(stage, attempt), run)
+    is_handed = is_handed_over(planning, stage)
+    name = job_name(cycle.uid, cycle.name, Step(stage, attempt), run, is_handed_over=is_handed)
     entry = StageStatus(
         name=stage, attempt=attempt, run=run, state="Running", job=name, started_at="2026-01-05T03:00:00Z"
     )

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from stage_jobs import wanted
 
 from controller.manifests import asking_job, document, gathering_job, job_name, ranks_service, stage_job
@@ -44,7 +46,7 @@ def test_golden(name: str) -> None:
 
 
 def _begun(planning: Planning, entry: StageStatus) -> dict[str, Any]:
-    return train_job(planning, entry) if is_handed_over(planning, entry) else stage_job(planning, entry)
+    return train_job(planning, entry) if is_handed_over(planning, entry.name) else stage_job(planning, entry)
 
 
 def test_there_are_goldens() -> None:
@@ -125,6 +127,19 @@ def test_names_fit_and_differ() -> None:
     }
     assert len(names) == 2 * len(STAGES) * 4
     assert all(len(name) <= 52 and name[0].isalnum() and name == name.lower() for name in names)
+
+
+NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,30}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?){0,3}", fullmatch=True)
+
+
+@given(cycles=st.lists(NAMES, min_size=2, max_size=2), attempt=st.integers(0, 10), run=st.integers(0, 999))
+def test_jobset_takes_the_name_of_a_train_job(cycles: list[str], attempt: int, run: int) -> None:
+    """Its webhook wants a DNS label (RFC 1035), at most 63 characters, for the last pod of as many nodes as may be."""
+    steps = [(uid, cycle, Step("train", attempt)) for uid, cycle in zip(("one", "two"), cycles, strict=True)]
+    names = [job_name(*step, run, is_handed_over=True) for step in steps]
+    assert len(set(names)) == 2
+    for name in names:
+        assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", f"{name}-node-0-1023-abcde"), name
 
 
 def test_a_different_job_has_another_hash() -> None:

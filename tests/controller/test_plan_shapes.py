@@ -170,6 +170,14 @@ class TestTrainJob:
         self.end(handed, "Failed", "JobSetFailed")
         assert handed.condition("w1", "Succeeded") == ("False", "StageFailed", "train: it is over")
 
+    def test_its_name_is_one_that_jobset_takes(self, world: World) -> None:
+        world.settings = Settings.model_validate({"namespace": "mail", "trainJob": {"runtime": "torch-distributed"}})
+        world.add("2026-11-29-linux-kernel-mailing-list-of-a-whole-year")
+        world.run(until="train")
+        (job,) = world.running()
+        assert job.startswith("t-2026-11-29-linux-")
+        assert len(f"{job}-node-0-1023-abcde") <= 63
+
     def test_a_runtime_that_is_none_fails_at_once(self, handed: World) -> None:
         self.end(handed, "Failed", "TrainingRuntimeNotSupported")
         assert handed.condition("w1", "Succeeded")[1] == "StageFailed"  # type: ignore[index]
