@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from controller.objects import JOB_INDEX, Json, is_false, is_live, labels, name
+from controller.objects import JOB_INDEX, Json, is_false, is_live, labels, name, uid
 from controller.planning import Planning
 from jobs.contracts.cycle.status import StageStatus
 from jobs.contracts.errors import StoppedError, TransientError, permanent_exit_codes
 from jobs.contracts.termination import Termination, decode
 
+_IS_EFFECT = 2
 _BAD_IMAGE = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 _BAD_SETUP = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
@@ -38,7 +39,7 @@ def _distance(told: Termination) -> int:
     assert told.failure is not None
     if told.failure.exit_code in permanent_exit_codes():
         return 0
-    return 2 if told.failure.exit_code in (TransientError.exit_code, StoppedError.exit_code) else 1
+    return _IS_EFFECT if told.failure.exit_code in (TransientError.exit_code, StoppedError.exit_code) else 1
 
 
 def _told(p: Planning, job: Json, entry: StageStatus) -> Iterator[tuple[Json, Termination]]:
@@ -52,9 +53,11 @@ def _told(p: Planning, job: Json, entry: StageStatus) -> Iterator[tuple[Json, Te
 
 
 def why_failed(p: Planning, entry: StageStatus, job: Json, failed: Mapping[str, Any]) -> str:
-    """Why a Job has failed, in the words of who knows best."""
+    """Why a Job has failed, in the words of who knows best: a pod that said nothing may be why others were lost."""
     told = failure_of(p, job, entry)
-    return words_of(told) or _seen(p, job) or str(failed.get("message", "its Job failed"))
+    words, seen = words_of(told), _seen(p, job, entry)
+    is_cause = told is not None and _distance(told) < _IS_EFFECT
+    return (words if is_cause else seen) or words or str(failed.get("message", "its Job failed"))
 
 
 def words_of(told: Termination | None) -> str:
@@ -67,16 +70,24 @@ def words_of(told: Termination | None) -> str:
     return f"{where}{failure.what}{hint} (exit code {failure.exit_code})"
 
 
-def _seen(p: Planning, job: Json) -> str:
-    """How the newest of a Job's pods ended, where it told nothing itself; empty where that is not known."""
-    pods = sorted(p.observed.pods_of(job), key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")))
-    status = (pods[-1].get("status") or {}) if pods else {}
+def _seen(p: Planning, job: Json, entry: StageStatus) -> str:
+    """How the newest pod of a rank ended, where it told nothing itself, rank 0's first; empty where none is known."""
+    have_told = {uid(pod) for pod, _ in _told(p, job, entry)}
+    newest: dict[str, Json] = {}
+    for pod in p.observed.pods_of(job):
+        newest.setdefault(labels(pod).get(JOB_INDEX, ""), pod)
+    return next(filter(None, (_end_of(pod) for pod in newest.values() if uid(pod) not in have_told)), "")
+
+
+def _end_of(pod: Json) -> str:
+    """How a pod ended, by what its node says; empty where that is not known."""
+    status = pod.get("status") or {}
     if status.get("reason"):  # Evicted, and who knows what else a node says
         return f"{status['reason']}: {status.get('message', '')}"
     for container in status.get("containerStatuses") or []:
         ended = (container.get("state") or {}).get("terminated") or {}
         if ended.get("exitCode"):
-            hint = f"; it needs more than {_limit(pods[-1])} of memory" if ended.get("reason") == "OOMKilled" else ""
+            hint = f"; it needs more than {_limit(pod)} of memory" if ended.get("reason") == "OOMKilled" else ""
             return f"its pod ended by {ended.get('reason', 'Error')} (exit code {ended['exitCode']}){hint}"
     return ""
 

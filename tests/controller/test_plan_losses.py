@@ -140,15 +140,18 @@ SMALL = ConfigError("the GPU's memory is too small")
 DEFECT = RuntimeError("index out of range")
 
 
-def lose_ranks(*errors: BaseException) -> World:
-    """Each rank of a training ends with an error."""
+def lose_ranks(*errors: BaseException | str) -> World:
+    """Each rank of a training ends with an error that it tells, or for a reason that its node tells."""
     world = training()
     (name,) = world.running()
     world.add_pod(name, 1)
     world.end_job(name, None, exit_code=1, reason="BackoffLimitExceeded")
     for pod, error in zip(world.pods_of(name), errors, strict=True):
         ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
-        ended["message"] = encode_error("train", 0, error).decode()
+        if isinstance(error, str):
+            ended |= {"exitCode": 137, "reason": error}
+        else:
+            ended["message"] = encode_error("train", 0, error).decode()
     world.settle()
     return world
 
@@ -170,10 +173,13 @@ def test_an_error_of_any_rank_that_would_come_again_fails_it_in_its_words(other:
         ((DEFECT, PEER), "index out of range"),
         ((PEER, STOPPED), "another process"),
         ((RefrainError("of rank 0"), DEFECT), "of rank 0"),
+        ((PEER, "OOMKilled"), "OOMKilled (exit code 137); it needs more than 32Gi of memory"),
+        (("OOMKilled", STOPPED), "OOMKilled"),
+        (("Error", DEFECT), "index out of range"),
     ],
 )
 def test_the_rank_that_failed_by_itself_is_heard_before_those_that_it_stopped(
-    errors: tuple[BaseException, ...], words: str
+    errors: tuple[BaseException | str, ...], words: str
 ) -> None:
     world = lose_ranks(*errors)
     assert state(world) == ("Running", 1)
