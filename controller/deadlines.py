@@ -5,6 +5,7 @@ from __future__ import annotations
 from controller.objects import Json, after, is_false, moment
 from controller.planning import Planning
 from controller.pods import override_of
+from controller.status import condition_of
 from jobs.contracts import stages
 from jobs.contracts.cycle.status import StageStatus
 
@@ -39,6 +40,14 @@ def late_stage(p: Planning, entry: StageStatus, job: Json | None) -> str:
         return f"{entry.name} took longer than {seconds} s{', in all its runs' if entry.lost_seconds else ''}"
     p.wake(at)
     return ""
+
+
+def late_waiting(p: Planning, entry: StageStatus) -> bool:
+    """Whether a stage has been held up, by one thing after another, for as long as it may take."""
+    said = condition_of(p.status, "Progressing")
+    if said is None or said.status != "False":
+        return False
+    return p.now >= after(said.last_transition_time, deadline_seconds(p, entry))
 
 
 def taken_seconds(p: Planning, entry: StageStatus, job: Json | None) -> int:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from controller.actions import CreateJob, CreateService, DeleteJob
-from controller.deadlines import late_cycle, late_stage
+from controller.deadlines import late_cycle, late_stage, late_waiting
 from controller.losses import may_be_lost, with_loss
 from controller.manifests import asking_job, gathering_job, is_shared, job_name, ranks_service, stage_job
 from controller.noting import note_result
@@ -254,7 +254,7 @@ def _watch_question(p: Planning, entry: StageStatus) -> None:
     job = p.observed.jobs.get(entry.asks)
     if job is None:
         refusal = p.observed.refusals.get(entry.asks)
-        if refusal is not None and (refusal.is_permanent or late_cycle(p)):
+        if refusal is not None and (refusal.is_permanent or late_cycle(p) or late_waiting(p, entry)):
             fail(p, "ResultUnknown", f"{entry.name}: {entry.asks} is refused: {refusal.message}")
             return
         _is_refused(p, entry.asks)

@@ -261,3 +261,24 @@ class TestFailures:
         world.settle()
         assert world.running() == [name]
         assert world.run() == ALL
+
+    def test_a_question_to_the_store_that_is_refused_again_and_again_fails_the_cycle(self, world: World) -> None:
+        world.add("w1", stages={"index": {"deadlineSeconds": 7200}})
+        world.run(until="index")
+        (name,) = world.running()
+        world.now += timedelta(seconds=7100)
+        world.end_job(name, None)
+        world.settle()
+        (asks,) = world.running()
+        world.remove_job(asks)
+        world.refusals[asks] = Refusal("denied", is_permanent=False)
+        world.look()
+        world.now += timedelta(seconds=7100)
+        world.look()
+        assert world.condition("w1", "Progressing") == ("False", "JobRefused", "denied")
+        world.now += timedelta(seconds=100)
+        world.look()
+        said = f"index: {asks} is refused: denied"
+        assert world.condition("w1", "Succeeded") == ("False", "ResultUnknown", said)
+        world.annotate("w1", retry="1")
+        assert world.run() == ALL[6:]
