@@ -154,7 +154,7 @@ def _is_due(job: Json, settings: Settings, memory: Memory) -> bool:
 
 
 def _progress(pods: list[Json], now: datetime) -> Progress | None:
-    """What a training pod says of itself; None where it says nothing. Nothing depends on it."""
+    """What a training pod says of itself; None where it says nothing."""
     for pod in pods:
         address = (pod.get("status") or {}).get("podIP")
         ports = [port for one in pod["spec"]["containers"] for port in one.get("ports") or []]

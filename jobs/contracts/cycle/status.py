@@ -65,7 +65,7 @@ class Condition(StatusModel):
 
 
 class Progress(StatusModel):
-    """How far the running stage is, as its pod told last. Nothing depends on it."""
+    """How far the running stage is, as its pod told last. Only how often lost training is begun again depends on it."""
 
     percent: Annotated[float, Field(ge=0, le=100)] | None = None
     """Share of its steps that is done."""
