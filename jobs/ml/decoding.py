@@ -89,13 +89,17 @@ class Decoder:
 
 
 def _chosen(logits: torch.Tensor, growing: Growing) -> int:
-    """The next token. Of equal ones the first."""
+    """The next token; of equal ones the first, at temperature 0. Any temperature and top_p above 0 will do.
+
+    Double precision, and logits of which the largest is 0: neither overflows, however little is divided by.
+    """
     if not bool(torch.isfinite(logits.max())):
         raise IntegrityError("the model computes no numbers", hint="its weights or the adapter's are damaged")
     sampling = growing.sampling
     if sampling.temperature <= 0:
         return int(logits.argmax())
-    likely, tokens = torch.softmax(logits / sampling.temperature, dim=-1).sort(descending=True, stable=True)
+    scaled = (logits.double() - logits.max()) / sampling.temperature
+    likely, tokens = torch.softmax(scaled, dim=-1).sort(descending=True, stable=True)
     before = likely.cumsum(-1) - likely
     likely = torch.where(before < sampling.top_p, likely, 0.0)
     return int(tokens[torch.multinomial(likely, 1, generator=growing.random)])

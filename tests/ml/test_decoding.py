@@ -10,13 +10,15 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from jobs.contracts.errors import ConfigError, IntegrityError
 from jobs.ml import decoding
 from jobs.ml.adapter_set import BARE, AdapterSet
 from jobs.ml.adapters import AdapterSwitch, add_adapter, load_adapter, save_adapter
 from jobs.ml.base_model import load_model
-from jobs.ml.decoding import Decoder, Sampling
+from jobs.ml.decoding import Decoder, Growing, Sampling
 
 NUM_TOKENS = 12
 
@@ -110,6 +112,26 @@ def test_chance(decoder: Decoder) -> None:
     assert said(Sampling(1.0, seed=1)) == said(Sampling(1.0, seed=1)) != said(Sampling(1.0, seed=2))
     assert said(Sampling(1.0, top_p=1e-6, seed=1)) == said(Sampling())
     assert said(Sampling(1.0)) != said(Sampling(1.0))
+
+
+@given(
+    logits=st.lists(st.floats(width=32, allow_nan=False, max_value=2.0**127), min_size=1, max_size=9),
+    temperature=st.floats(0, 2),
+    top_p=st.floats(0, 1, exclude_min=True),
+    seed=st.integers(-(2**63), 2**63 - 1),
+)
+@example([5.0, 3.0], 5e-324, 1.0, 1)
+@example([5.0, 3.0], 1e-38, 1.0, 1)
+@example([5.0, 3.0], 1.0, 5e-324, 1)
+@example([3e38, -3e38, float("-inf")], 2.0, 1.0, 1)
+def test_whatever_numbers_a_request_may_have(logits: list[float], temperature: float, top_p: float, seed: int) -> None:
+    """A token is chosen, a possible one; the likeliest where the numbers leave nothing to chance."""
+    logits[0] = max(logits[0], -3e38)
+    growing = Growing([], BARE, Sampling(temperature, top_p, seed), torch.Generator().manual_seed(seed))
+    chosen = logits[decoding._chosen(torch.tensor(logits), growing)]
+    assert chosen > float("-inf")
+    if temperature < 1e-48 or top_p < 0.1:
+        assert chosen == max(logits)
 
 
 def test_numbers_that_are_none_are_no_answer(base: Any, adapters: list[Path]) -> None:

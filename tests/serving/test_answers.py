@@ -150,6 +150,20 @@ def test_chance_is_repeated_by_its_seed(door: Inside) -> None:
     assert said(temperature=2, top_p=1e-9, seed=3) == said()
 
 
+@pytest.mark.parametrize(
+    "how", [{"temperature": 1e-40}, {"temperature": 5e-324, "top_p": 5e-324}, {"temperature": 2, "top_p": 1e-46}]
+)
+def test_no_number_that_a_request_may_have_takes_the_server_out_of_service(door: Inside, how: dict[str, float]) -> None:
+    """Five times are as often as the model may fail."""
+    for seed in (-(2**63), -1, 0, 1, 2**63 - 1):
+        answer = door.client().chat.completions.create(
+            model="refrain", messages=ASKED, max_tokens=2, seed=seed, stop=["", "b"], **how
+        )
+        assert answer.choices[0].message.content == "aa"
+    assert door.service.num_failures == 0
+    assert [door.request("GET", path)[0] for path in ("/livez", "/readyz")] == [200, 200]
+
+
 def test_a_conversation_goes_on(door: Inside) -> None:
     turns = [
         {"role": "system", "content": "Be brief."},
