@@ -65,7 +65,7 @@ _ADAPTER_VARIABLE = "REFRAIN_ADAPTER"
     type=options.Number(0),
     default=60.0,
     show_default=True,
-    help="Between two looks for a newer index and production record; 0: never.",
+    help="Between two looks for a newer index, for erased mail and for a newer production record; 0: never.",
 )
 @click.option(
     "--drain-seconds",

@@ -40,9 +40,13 @@ class Index:
     Rows are in the order of (date, passage id), so that what is earlier than a date is one run of rows.
     """
 
-    def __init__(self, catalogue: Catalogue, table: pa.Table, vectors: NDArray[np.float32], embedder: _Lazy) -> None:
+    def __init__(
+        self, catalogue: Catalogue, parts: list[Part], table: pa.Table, vectors: NDArray[np.float32], embedder: _Lazy
+    ) -> None:
         self.catalogue = catalogue
-        self.notes: list[str] = []
+        num_gone = len(catalogue.parts) - len(parts)
+        self.notes = [f"{num_gone} parts are left out: their mail has been deleted"] if num_gone else []
+        self._parts = parts
         self._embedder = embedder
         order = pc.sort_indices(table, [("date", "ascending"), ("passage_id", "ascending")])
         self._table = table.take(order).combine_chunks()
@@ -75,10 +79,11 @@ class Index:
         stacked = (
             np.concatenate(vectors).astype(np.float32) if vectors else np.empty((0, catalogue.dimension), np.float32)
         )
-        index = cls(catalogue, table, stacked, _Lazy(catalogue, name, revision, device))
-        if len(parts) < len(catalogue.parts):
-            index.notes.append(f"{len(catalogue.parts) - len(parts)} parts are left out: their mail has been deleted")
-        return index
+        return cls(catalogue, parts, table, stacked, _Lazy(catalogue, name, revision, device))
+
+    def has_lost_mail(self, archive: Store) -> bool:
+        """Whether mail of its passages has been deleted from the archive since it was opened: open it anew."""
+        return len(_in_archive(self._parts, archive)) < len(self._parts)
 
     def __len__(self) -> int:
         """Its passages."""
@@ -222,8 +227,7 @@ def _read_parts(
     """The parts of an index that are to be searched; of an archive, those whose mail is still there."""
     parts = catalogue.parts
     if archive is not None:
-        there = {_source_of(key) for key in archive.list("messages/")}
-        parts = [part for part in parts if (part.window_idx, part.split, part.source) in there]
+        parts = _in_archive(parts, archive)
     tables, vectors = [], []
     for part in parts:
         try:
@@ -236,6 +240,12 @@ def _read_parts(
         tables.append(table)
         vectors.append(matrix)
     return parts, tables, vectors
+
+
+def _in_archive(parts: list[Part], archive: Store) -> list[Part]:
+    """Those of them whose mail is there."""
+    there = {_source_of(key) for key in archive.list("messages/")}
+    return [part for part in parts if (part.window_idx, part.split, part.source) in there]
 
 
 def _source_of(key: str) -> tuple[int, str, str]:

@@ -1,4 +1,4 @@
-"""The index that answers draw on: searched by one question at a time, read anew when a newer one is there."""
+"""The index that answers draw on: searched by one question at a time, read anew for a newer one and for erased mail."""
 
 from __future__ import annotations
 
@@ -53,19 +53,23 @@ class Knowledge:
 
     def search(self, asked: Asked) -> list[Source]:
         """What is found, the best first."""
-        if self._index is None or asked.top_k == 0:
-            return []
         with self._searching:
             index = self._index
+            if index is None or asked.top_k == 0:
+                return []
             (hits,) = index.search([Query(asked.text, before=asked.before)], k=asked.top_k, mode=asked.mode)
         return [(hit, index.passage(hit.passage_id)) for hit in hits]
 
     def refresh(self) -> bool:
-        """Read the newest index, and whether it is another one. Searches go on in the old one until it has answered."""
-        if self._store is None or self._wanted.cycle is not None:
+        """Read the newest index where it is another one, or mail of this one has been deleted; and whether that was so.
+
+        Searches go on in the old one until the new one has answered. Where there is none any more, they find nothing.
+        """
+        if self._store is None:
             return False
         newest = self._newest()
-        if newest is None or newest == self.cycle:
+        is_same = newest in (None, self.cycle)
+        if is_same and not (self._index is not None and self._index.has_lost_mail(self._store)):
             return False
         self._use(newest, is_tried=True)
         return True
@@ -80,6 +84,7 @@ class Knowledge:
 
         path = self._index_json(cycle)
         if path is None:
+            self._index = self.cycle = None
             return
         wanted = self._wanted
         index = Index.open(path, self._store, embedding_model=wanted.embedding_model, device=wanted.device)

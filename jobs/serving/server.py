@@ -37,7 +37,7 @@ class ServerSettings:
     question: str = DEFAULT_QUESTION
     """What an adapter has to answer before it is in service."""
     refresh_seconds: float = 60.0
-    """Between two looks for a newer index and record; 0: never."""
+    """Between two looks for a newer index, erased mail and a newer record; 0: never."""
     drain_seconds: float = 0.0
     """How long it still takes new requests after SIGTERM, until no balancer sends any."""
     grace_seconds: float = 60.0

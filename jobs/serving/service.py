@@ -136,7 +136,7 @@ class Service:
         return is_new
 
     def refresh(self) -> None:
-        """Look for a newer index and for a newer production record; in a thread of its own. Raises nothing."""
+        """Look for a newer index, erased mail and a newer production record; in a thread of its own. Raises nothing."""
         for look in (self.assistant.knowledge.refresh, lambda: self.assistant.follow(self.question)):
             try:
                 outcome = "changed" if look() else "same"
