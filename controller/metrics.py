@@ -25,7 +25,11 @@ LAST_PROMOTION = Gauge(
     "When an archive's last promotion ended; where none is known, when the oldest of its cycles was created.",
     ["archive"],
 )
+LAST_FAILURE = Gauge(
+    "refrain_last_failure_timestamp_seconds", "When the last cycle of an archive that failed did so.", ["archive"]
+)
 _promotions: dict[str, float] = {}
+_failures: dict[str, float] = {}
 
 
 def note_promotions(archive: str, promoted: Iterable[float], created: Iterable[float]) -> None:
@@ -35,6 +39,14 @@ def note_promotions(archive: str, promoted: Iterable[float], created: Iterable[f
     if moments:
         _promotions[archive] = max(moments)
         LAST_PROMOTION.labels(archive).set(_promotions[archive])
+
+
+def note_failures(archive: str, failed: Iterable[float]) -> None:
+    """When an archive's failed cycles ended. One that was retried or deleted since has failed all the same."""
+    moments = [*failed, *([_failures[archive]] if archive in _failures else [])]
+    if moments:
+        _failures[archive] = max(moments)
+        LAST_FAILURE.labels(archive).set(_failures[archive])
 
 
 def note_states(archive: str, states: Iterable[str]) -> None:

@@ -24,6 +24,7 @@ from controller.observe import Memory, archives, observe
 from controller.observed import Observed
 from controller.plan import heal, plan
 from controller.settings import Settings
+from jobs.contracts.cycle.status import State
 from jobs.contracts.errors import RefrainError, TransientError
 
 logger = logging.getLogger("refrain.controller")
@@ -209,12 +210,15 @@ class Reconciler:
 def _note(archive: str, cycles: Sequence[Cycle]) -> None:
     """What metrics say of an archive."""
     metrics.note_states(archive, (cycle.status.state for cycle in cycles))
-    promoted = (cycle.status.completed_at for cycle in cycles if cycle.status.state == "Promoted")
-    metrics.note_promotions(
-        archive,
-        (moment(ended).timestamp() for ended in promoted if ended),
-        (moment(cycle.order[0]).timestamp() for cycle in cycles),
-    )
+    created = (moment(cycle.order[0]).timestamp() for cycle in cycles)
+    metrics.note_promotions(archive, _ends(cycles, "Promoted"), created)
+    metrics.note_failures(archive, _ends(cycles, "Failed"))
+
+
+def _ends(cycles: Sequence[Cycle], state: State) -> list[float]:
+    """When those that ended in that state did."""
+    ends = (cycle.status.completed_at for cycle in cycles if cycle.status.state == state)
+    return [moment(ended).timestamp() for ended in ends if ended]
 
 
 def _log(action: Action, cycle: Cycle) -> None:
