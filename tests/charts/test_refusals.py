@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from helm import CHART, NEEDED, helm, sets, template, words
+from helm import CHART, NEEDED, helm, rendered, sets, template, the, words
 
-from controller.cli.scheduling import words_of
+from controller.cli.creating import sent
+from controller.cli.scheduling import filled, words_of
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 # One for each kind of bound; values of the cycle and of stages have the models' own.
@@ -63,6 +65,12 @@ UNMET: list[tuple[dict[str, Any], str]] = [
     ),
     ({"schedule.name": "list-{week}-{day}"}, "sources or spec: {day}; there are {date}, {time},"),
     ({"schedule.spec": {"evaluation": {"embeddingModel": "s3://refrain/{Week}"}}}, "sources or spec: {Week}; there"),
+    (
+        {"archive": "a" * 48},
+        f"schedule.name: not a name for cycles: {'a' * 48}-2026-11-23-0300, of 64 characters; give",
+    ),
+    ({"schedule.name": "a" * 16 + "{date}" * 5}, "2026-11-23, of 66 characters; give one of lower-case"),
+    ({"schedule.name": "my_list"}, "schedule.name: not a name for cycles: my_list-2026-11-23-0300, of 23 characters;"),
 ]
 
 
@@ -86,6 +94,27 @@ def test_the_words_of_a_schedule_are_those_that_are_filled_in() -> None:
     assert re.findall(r"\{(\w+)\}", done.stderr) == ["no", *known]
     sources = [{"mbox": f"s3://mail/{{{word}}}.mbox"} for word in known]
     assert template(*sets(NEEDED | {"schedule.sources": sources})).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"archive": "a" * 47},
+        {"archive": "a" * 63, "schedule.name": "b" * 47},
+        {"archive": "a" * 63, "schedule.name": "b.{date}{date}{time}-{week}-{last_week}" + "-bbbbbbb"},
+        {"archive": "a" * 63, "schedule.name": "bbb{date}{date}{date}{date}{date}{date}"},
+    ],
+)
+def test_a_name_that_the_chart_takes_is_one_for_a_cycle(values: dict[str, Any], tmp_path: Path) -> None:
+    """Filled in as the schedule does."""
+    made = the(rendered(*sets(NEEDED | values)), "ConfigMap", "refrain-schedule")
+    (tmp_path / "template.yaml").write_text(made["data"]["template.yaml"])
+    cycle = sent(tmp_path / "template.yaml", fill=lambda value: filled(value, words_of(NOON), where=""))
+    assert 47 < len(cycle["metadata"]["name"]) <= 63
+
+
+def test_without_a_schedule_an_archive_may_have_its_63_characters() -> None:
+    assert template(*sets(NEEDED | {"archive": "a" * 63, "schedule.enabled": False})).returncode == 0
 
 
 def test_a_parent_charts_globals_are_let_be() -> None:
