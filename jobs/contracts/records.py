@@ -173,9 +173,10 @@ class Exclusion:
     window_idx: int
     reason: Literal["joined", "near-duplicate"]
     other: str
-    """The train thread that it was joined with, or the train message that it nearly repeats (short digest)."""
+    """The train thread that it was joined with, or the train message that nearly repeats it (short digest)."""
     score: float = 1.0
-    """Jaccard similarity, for near-duplicates."""
+    """Of a near-duplicate: the share of its 5-grams of words that stand in the other. Rows of before that was so have
+    Jaccard similarity, which is never more."""
 
 
 @dataclass(slots=True)

@@ -155,5 +155,5 @@ def _notes(archive: Archive, thread_id: str, digest: str) -> Iterator[str]:
         elif exclusion.id == digest:
             yield (
                 f"it is out of the scores from window {exclusion.window_idx}: "
-                f"{exclusion.score:.0%} like a train message ({exclusion.other})"
+                f"{exclusion.score:.0%} of it stands in a train message ({exclusion.other})"
             )

@@ -1,9 +1,11 @@
-"""Texts that nearly repeat one another: MinHash to find the pairs, exact Jaccard similarity to judge them.
+"""Texts of val and test that train text repeats: MinHash to find the pairs, exact containment to judge them.
 
-A text is the set of its 5-grams of words; two are near-duplicates when those sets overlap by at least 0.8
-(Broder 1997). A MinHash of 128 is cut into bands of 6 rows (Leskovec, Rajaraman and Ullman, *Mining of
-Massive Datasets*, 3.4): a pair of similarity s shares one of the 21 bands with probability
-1 - (1 - s^6)^21, which is 0.998 at 0.8 and 0.28 at 0.5. Texts come without their quotes.
+A text is the set of its 5-grams of words. A text of val or test is a near-duplicate of one of train when that
+holds at least 0.8 of its set: what counts is how much of it has been learnt, whatever else was (containment in
+Broder, "On the resemblance and containment of documents", 1997). That is so wherever their resemblance, which is
+Jaccard's similarity, is 0.8. Resemblance is what finds the pairs: a MinHash of 128 is cut into bands of 6 rows
+(Leskovec, Rajaraman and Ullman, *Mining of Massive Datasets*, 3.4), and a pair of resemblance s shares one of the
+21 bands with probability 1 - (1 - s^6)^21, which is 0.998 at 0.8, 0.63 at 0.6 and 0.28 at 0.5.
 
 Everything that a fingerprint depends on is written here, none of it in a library's random numbers or in
 Python's hash(): the same text has the same fingerprint everywhere, and may be stored.
@@ -76,10 +78,9 @@ def shingles(text: str) -> set[tuple[str, ...]]:
     return set(zip(*(found[start:] for start in range(SHINGLE_WORDS)), strict=False))
 
 
-def jaccard(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
-    """Shared shingles by all shingles; 0 where there are none."""
-    shared = len(a & b)
-    return shared / (len(a) + len(b) - shared) if shared else 0.0
+def containment(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
+    """The share of a's shingles that stand in b too (Broder 1997); 0 where a has none."""
+    return len(a & b) / len(a) if a else 0.0
 
 
 def fingerprints(texts: Sequence[str]) -> tuple[NDArray[np.bool_], UInt64]:
@@ -242,7 +243,7 @@ def _counted(
 def verified(
     eval_rows: NDArray[np.int64], train_rows: NDArray[np.int64], text: Callable[[int], str]
 ) -> list[tuple[int, int, float]]:
-    """For each eval row its first candidate that is a near-duplicate: (eval row, train row, similarity).
+    """For each eval row its first candidate that it nearly stands in: (eval row, train row, containment).
 
     Pairs of one eval row stand together. A row's text is asked for when it is needed; one match is enough to
     keep an eval message out of the scores.
@@ -256,7 +257,7 @@ def verified(
     for eval_row, train_row in zip(eval_rows.tolist(), train_rows.tolist(), strict=True):
         if found and found[-1][0] == eval_row:
             continue
-        similarity = jaccard(shingles_of(eval_row), shingles_of(train_row))
-        if similarity >= THRESHOLD:
-            found.append((eval_row, train_row, similarity))
+        share = containment(shingles_of(eval_row), shingles_of(train_row))
+        if share >= THRESHOLD:
+            found.append((eval_row, train_row, share))
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from splitting import mail, write
+from splitting import mail, threads_by_split, write
 
 from jobs.cli import main
 from jobs.contracts.records import short_digest
@@ -65,6 +65,15 @@ def test_show_by_digest_and_by_thread(folder: Path, capfd: pytest.CaptureFixture
     assert [value for name, value in rows if name == "message"] == ["a@x", "b@x"]
     assert [value for name, value in rows if name == "chunk"] == [f"{thread}_window_0 of window 0"]
     assert refrain("show", thread[:-1]) == refrain("show", "0" * 32) == 66
+
+
+def test_show_says_how_much_of_a_mail_stands_in_train_mail(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    roots, text = threads_by_split(), " ".join(map(str, range(60)))
+    train, val = roots["train"][0], roots["val"][0]
+    write(folder / "mail.jsonl", [mail(train, body=text + " and more"), mail(val, body=text)])
+    assert refrain("split", "mail.jsonl") == refrain("show", val) == 0
+    told = f"out of the scores from window 0: 100% of it stands in a train message ({short_digest(train)})"
+    assert told in capfd.readouterr().out
 
 
 def test_more_mail_needs_to_be_said(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

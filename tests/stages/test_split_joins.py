@@ -1,4 +1,4 @@
-"""Threads that grow or are joined, and texts of both sides: what is linked, and what is left out of the scores."""
+"""Threads that grow or are joined: what is linked, and what is left out of the scores."""
 
 from __future__ import annotations
 
@@ -88,31 +88,4 @@ def test_two_train_threads_that_are_joined_leave_the_scores_alone(archive: Archi
     split(archive, [mail(one), mail(other)], tmp_path)
     split(archive, [mail("join@x", references=(one, other), hour=12)], tmp_path)
     assert len(list(read_data(archive, "links"))) == 1
-    assert list(read_data(archive, "exclusions")) == []
-
-
-LONG = " ".join(f"word{number}" for number in range(120))
-
-
-def test_a_cross_posted_text_is_masked_in_evaluation(archive: Archive, tmp_path: Path) -> None:
-    roots = threads_by_split()
-    train, val = roots["train"][0], roots["val"][0]
-    split(archive, [mail(val, body=LONG)], tmp_path)
-    assert list(read_data(archive, "exclusions")) == []
-    split(archive, [mail(train, body=LONG + " and more", hour=12)], tmp_path)
-    (exclusion,) = read_data(archive, "exclusions")
-    assert (exclusion["kind"], exclusion["reason"]) == ("message", "near-duplicate")
-    assert (exclusion["id"], exclusion["other"]) == (short_digest(val), short_digest(train))
-    assert exclusion["window_idx"] == 1
-    assert 0.95 < exclusion["score"] < 1
-    split(archive, [mail(roots["test"][0], body="> quoted\n" + LONG, hour=13)], tmp_path)
-    assert [one["id"] for one in read_data(archive, "exclusions")] == [
-        short_digest(val),
-        short_digest(roots["test"][0]),
-    ]
-
-
-def test_the_same_text_on_one_side_is_no_matter(archive: Archive, tmp_path: Path) -> None:
-    one, other, *_ = threads_by_split()["train"]
-    split(archive, [mail(one, body=LONG), mail(other, body=LONG)], tmp_path)
     assert list(read_data(archive, "exclusions")) == []
