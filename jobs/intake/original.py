@@ -22,6 +22,7 @@ from jobs.files import read_json
 from jobs.intake.data_files import DataFiles, length_table
 from jobs.intake.original_files import OriginalFiles
 from jobs.intake.overlap import fingerprints_file
+from jobs.mail.quoting import quoted_levels
 
 TAKEN_OVER = "taken-over"
 """What stands for a cycle in the segments' headers."""
@@ -109,11 +110,21 @@ def _data(
             data.add_records("messages", mails[split], name=split)
         if any(length.num_tokens or length.sender for length in lengths):
             data.add_bytes("lengths", length_table(lengths), len(lengths), ".parquet")
-        texts = [(one["message_id"], _text(one), split == "train") for split in SPLITS for one in mails[split]]
+        texts = [
+            (one["message_id"], text, split == "train")
+            for split in SPLITS
+            for one in mails[split]
+            for text in _texts(one, quotes=split == "train")
+        ]
         data.add_bytes("fingerprints", *fingerprints_file(texts), ".npy")
         return data.written()
 
 
-def _text(mail: Json) -> str:
-    text = mail.get("text_unquoted", mail.get("text"))
-    return text if isinstance(text, str) else ""
+def _texts(mail: Json, *, quotes: bool) -> list[str]:
+    """What a mail is compared by: its own text and, where asked for, what it quotes."""
+    text = _as_text(mail.get("text"))
+    return [_as_text(mail.get("text_unquoted", text)), *(quoted_levels(text) if quotes else ())]
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else ""

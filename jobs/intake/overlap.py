@@ -1,4 +1,8 @@
-"""What stands on both sides of train and val/test, and so leaves the scores: joined threads, near-identical texts."""
+"""What stands on both sides of train and val/test, and so leaves the scores: joined threads, near-identical texts.
+
+A mail of val or test is compared by its own text; one of train by all that is learnt from it, its quotes included
+where they are kept: of these each level has a fingerprint of its own, for who quotes a mail adds to it.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +17,27 @@ import numpy as np
 from jobs.assignments.archive import Archive
 from jobs.assignments.digests import WIDTH, Bytes, pack, short_digests
 from jobs.contracts.records import Exclusion, Link, short_digest
+from jobs.intake.cutting import Cutter
 from jobs.intake.placing import Placed, Placement
 from jobs.intake.reading import read_data
 from jobs.intake.spool import Spool, unquoted
 from jobs.mail.near_duplicates import NUM_BANDS, candidates, fingerprints, verified
+from jobs.mail.quoting import quoted_levels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _FINGERPRINT = np.dtype([("message", "V16"), ("train", "?"), ("bands", "<u8", NUM_BANDS)])
-"""One row of a fingerprints file: the Message-ID's short digest, the side that it is on, its band keys."""
+"""One row of a fingerprints file: the Message-ID's short digest, the side that it is on, its band keys.
+
+A message of train has more than one where quotes are kept; archives of before that was so lack those.
+"""
+_BLOCK_MAILS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Messages that can be compared, those of the archive first, then those of the import, in the order they came."""
+    """Texts that can be compared, those of the archive first, then those of the import, in the order they came."""
 
     bands: NDArray[np.uint64]
     train: NDArray[np.bool_]
@@ -35,7 +45,7 @@ class _Rows:
     messages: Bytes
     """Short digest of each Message-ID."""
     mails: NDArray[np.int64]
-    """Number of each mail of the import."""
+    """Of each of the import's rows the number of its mail."""
 
     @property
     def num_old(self) -> int:
@@ -50,14 +60,13 @@ class _Rows:
 class Overlap:
     """Finds it for a whole import at once; tells it window by window, each as a single import would have."""
 
-    def __init__(self, archive: Archive, spool: Spool, placed: Placed) -> None:
+    def __init__(self, archive: Archive, spool: Spool, placed: Placed, cutter: Cutter) -> None:
         self._archive = archive
         self._spool = spool
         self._placed = placed
+        self._cutter = cutter
         self._headers = placed.known.headers
         self._rows = self._all_rows()
-        new = range(self._rows.num_old, len(self._rows.messages))
-        self._row_of_mail = dict(zip(self._rows.mails.tolist(), new, strict=True))
         self._exclusions: dict[int, list[Exclusion]] = defaultdict(list)
         old = [Exclusion(**record) for record in read_data(archive, "exclusions", headers=self._headers)]
         self._excluded = {(one.kind, one.id) for one in old}
@@ -80,8 +89,7 @@ class Overlap:
     def file(self, window: Placement) -> tuple[bytes, int]:
         """The fingerprints of a window, for later imports to compare with, and how many they are."""
         rows = self._rows
-        row_of = self._row_of_mail
-        chosen = np.array([row_of[mail] for mail in window.mails if mail in row_of], dtype=np.int64)
+        chosen = rows.num_old + np.flatnonzero(rows.window[rows.num_old :] == window.window_idx)
         return _saved(rows.messages[chosen], rows.train[chosen], rows.bands[chosen]), len(chosen)
 
     def _message_id(self, mail: int) -> str:
@@ -97,7 +105,7 @@ class Overlap:
                 bands.append(table["bands"])
                 train.append(table["train"])
                 window.append(np.full(len(table), header.window_idx, dtype=np.int32))
-        mails, mail_bands = self._spool.fingerprints()
+        mails, mail_bands = map(np.concatenate, zip(self._spool.fingerprints(), self._kept_quotes(), strict=True))
         new = self._in_order(mails)
         mails = mails[new]
         if len(mails):
@@ -111,6 +119,23 @@ class Overlap:
         return _Rows(
             np.concatenate(bands), np.concatenate(train), np.concatenate(window), np.concatenate(messages), mails
         )
+
+    def _kept_quotes(self) -> tuple[NDArray[np.int64], NDArray[np.uint64]]:
+        """The quotes that are learnt and can be compared, level by level: the mail of each, and its bands."""
+        spool, new = self._spool, self._placed.new_mails()
+        quoting = new[np.array(spool.num_tokens)[new] > np.array(spool.num_unquoted_tokens)[new]]
+        learnt = [
+            mail for mail in quoting[self._placed.is_train(quoting)].tolist() if not self._cutter.drops_quotes(mail)
+        ]
+        mails = [np.zeros(0, dtype=np.int64)]
+        bands = [np.zeros((0, NUM_BANDS), dtype=np.uint64)]
+        for start in range(0, len(learnt), _BLOCK_MAILS):
+            block = learnt[start : start + _BLOCK_MAILS]
+            quotes = [(mail, quote) for mail in block for quote in quoted_levels(spool.record(mail)["text"])]
+            valid, keys = fingerprints([quote for _, quote in quotes])
+            mails.append(np.array([mail for mail, _ in quotes], dtype=np.int64)[valid])
+            bands.append(keys[valid])
+        return np.concatenate(mails), np.concatenate(bands)
 
     def _joined(self) -> Iterator[Exclusion]:
         """Threads of val and test that mails have joined with one of train, be it through others between them."""
@@ -132,7 +157,7 @@ class Overlap:
         rank = np.full(len(self._placed.mail_thread), -1, dtype=np.int64)
         rank[order] = np.arange(len(order))
         new = np.flatnonzero(self._placed.is_new(mails))
-        return new[np.argsort(rank[mails[new]])]
+        return new[np.argsort(rank[mails[new]], kind="stable")]
 
     def _near_duplicates(self) -> Iterator[Exclusion]:
         rows = self._rows
@@ -157,7 +182,7 @@ class Overlap:
             )
 
     def _texts(self, needed: NDArray[np.int64]) -> Callable[[int], str]:
-        """The text without quotes of any of these rows."""
+        """The text of any of these rows: what is learnt of a mail of train, what one of val or test says itself."""
         rows = self._rows
         old_rows = needed[needed < rows.num_old].tolist()
         wanted = set(map(rows.message, old_rows))
@@ -167,18 +192,29 @@ class Overlap:
         for record in records if windows else ():
             digest = short_digest(record["message_id"])
             if digest in wanted:
-                old[digest] = unquoted(record)
+                learnt = record.get("text") if record["split"] == "train" else None
+                # What was taken over may be of any shape.
+                old[digest] = _with_levels(learnt) if isinstance(learnt, str) else unquoted(record)
 
         def text(row: int) -> str:
             if row < rows.num_old:
                 return old.get(rows.message(row), "")  # forgotten since: nothing to compare with
-            return unquoted(self._spool.record(int(rows.mails[row - rows.num_old])))
+            record = self._cutter.mail(int(rows.mails[row - rows.num_old]))
+            return _with_levels(record["body"]) if rows.train[row] else unquoted(record)
 
         return text
 
 
+def _with_levels(text: str) -> str:
+    """A text, and behind it what it quotes without the answers in between, which tear 5-grams apart."""
+    return "\n".join([text, *quoted_levels(text)])
+
+
 def fingerprints_file(texts: Sequence[tuple[str, str, bool]]) -> tuple[bytes, int]:
-    """The fingerprints of (Message-ID, text, whether of train) that can be compared, as a file; how many they are."""
+    """The fingerprints of (Message-ID, text, whether of train) that can be compared, as a file; how many they are.
+
+    A message may come with several texts.
+    """
     valid, bands = fingerprints([text for _, text, _ in texts])
     messages = short_digests(texts[row][0] for row in np.flatnonzero(valid).tolist())
     train = np.array([is_train for _, _, is_train in texts], dtype=np.bool_)

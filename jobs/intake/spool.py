@@ -17,6 +17,7 @@ import orjson
 
 from jobs.contracts.records import Json
 from jobs.intake.decoding import EPOCH, Batch, Decoded, Held
+from jobs.mail.near_duplicates import NUM_BANDS
 from jobs.mail.threading import thread_references
 
 _BUFFER_BYTES = 1 << 20
@@ -119,7 +120,7 @@ class Spool:
         """Mails that have a fingerprint (int64[m]), and its bands (uint64[m, b])."""
         mails = np.array(self._fingerprinted, dtype=np.int64)
         if not self._bands:
-            return mails, np.empty((0, 0), dtype=np.uint64)
+            return mails, np.empty((0, NUM_BANDS), dtype=np.uint64)
         self._bands = [np.concatenate(self._bands)]
         return mails, self._bands[0]
 

@@ -18,6 +18,7 @@ judged by the few hundred characters around it.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 
 from jobs.mail.languages import FORWARDED_MESSAGE, HEADER_NAMES, OPENINGS, ORIGINAL_MESSAGE, WROTE
 
@@ -69,6 +70,16 @@ def split_by_quotes(text: str) -> tuple[list[str], list[str]]:
 def own_text(text: str) -> str:
     """A mail's text without what it quotes; empty where it only quotes."""
     return "".join(split_by_quotes(text)[0]).strip()
+
+
+def quoted_levels(text: str) -> list[str]:
+    """What a mail's text quotes, the lines with as many `>` together: of the mail it answers, of the one before."""
+    levels: dict[int, list[str]] = defaultdict(list)
+    for quote in split_by_quotes(text)[1]:
+        for line in quote.splitlines():
+            marks = line.removesuffix(line.lstrip("> \t"))
+            levels[marks.count(">")].append(line)
+    return ["\n".join(lines) for _, lines in sorted(levels.items())]
 
 
 # ---- lines that begin with >

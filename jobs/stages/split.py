@@ -115,8 +115,8 @@ class _Importer:
                 hint="say --incremental to add them",
             )
         windows = WindowSettings(parameters["max_tokens"], parameters["window_size"], parameters["window_overlap"])
-        overlap = Overlap(self.archive, self.spool, placed)
         cutter = Cutter(self.spool, placed, known, windows, self.counter, quotes=parameters["quotes"])
+        overlap = Overlap(self.archive, self.spool, placed, cutter)
         writer = WindowWriter(
             self.archive,
             self.spool,

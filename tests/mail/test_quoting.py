@@ -14,7 +14,7 @@ from jobs.mail.bodies import Bodies
 from jobs.mail.decode import TextOptions, strip_text
 from jobs.mail.html import html_to_text
 from jobs.mail.mime import part_at
-from jobs.mail.quoting import quote_spans
+from jobs.mail.quoting import quote_spans, quoted_levels, split_by_quotes
 
 KEEP_ALL = TextOptions(strip_signatures=False, strip_footers=False, strip_disclaimers=False)
 
@@ -96,6 +96,16 @@ def test_a_mail_that_is_nothing_but_a_quote_has_no_text_of_its_own() -> None:
     assert own("On Mon, Joe wrote:\n> Hi\n> there") == ""
 
 
+def test_levels_of_quotes() -> None:
+    text = (
+        "Joe wrote:\n> Hi\n> > Ann's\n>> words\n> there\nHello\n\n> and\n>\tmore >\n\n-----Original Message-----\nold"
+    )
+    levels = [level.split("\n") for level in quoted_levels(text)]
+    assert levels[0] == ["Joe wrote:", "-----Original Message-----", "old"]
+    assert levels[1:] == [["> Hi", "> there", "> and", ">\tmore >"], ["> > Ann's", ">> words"]]
+    assert quoted_levels("no quote") == []
+
+
 WORDS = [
     "\n",
     "> ",
@@ -118,6 +128,14 @@ def test_spans_are_ordered_apart_and_of_whole_lines(text: str) -> None:
         assert start == 0 or text[start - 1] == "\n"
         assert end == len(text) or text[end - 1] == "\n"
         position = end
+
+
+@given(st.lists(st.sampled_from([*WORDS, "> > b", ">>> c"])).map("".join))
+def test_levels_hold_all_that_is_quoted(text: str) -> None:
+    lines = [line for quote in split_by_quotes(text)[1] for line in quote.splitlines()]
+    assert sorted(line for level in quoted_levels(text) for line in level.splitlines() if line) == sorted(
+        filter(None, lines)
+    )
 
 
 @given(

@@ -10,7 +10,7 @@ from typing import Any
 import children
 import orjson
 import pytest
-from splitting import mail, write
+from splitting import mail, threads_by_split, write
 
 from jobs.assignments.archive import Archive
 from jobs.assignments.export import assignment_entries
@@ -162,6 +162,18 @@ def test_what_stands_beside_assignments_of_the_original_is_taken_over_with_them(
     assert lengths["t2_window_0"]["sender"] == "zoe@example.org"
     (exclusion,) = load(tmp_path / "exclusions.json")  # a new mail of val repeats an old one of train
     assert (exclusion["id"], exclusion["other"]) == (short_digest("copy@x"), short_digest("z@x"))
+
+
+def test_what_mail_that_is_taken_over_quotes_is_compared_with_new_mail(tmp_path: Path) -> None:
+    lines = [" ".join(f"word{number}" for number in range(start, start + 10)) for start in range(0, 60, 10)]
+    answer = mail("answer@x", body="\n".join(["Ann wrote:", *(f"> {line}" for line in lines), "", "No."]))
+    run(tmp_path, [answer])
+    assert load(tmp_path / "splits/train.json")[0]["text_unquoted"] == "No."
+    shutil.rmtree(tmp_path / "assignments.archive")
+    val = threads_by_split()["val"][0]
+    assert run(tmp_path, [answer, mail(val, body="\n".join(lines))])["num_exclusions"] == 1
+    (exclusion,) = load(tmp_path / "exclusions.json")
+    assert (exclusion["id"], exclusion["other"]) == (short_digest(val), short_digest("answer@x"))
 
 
 def test_a_taking_over_that_was_stopped_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from splitting import mail, rows, split
+from splitting import mail, messages, rows, split
 
 from jobs.assignments.archive import Archive
 
@@ -39,7 +39,8 @@ def tangled(seed: int) -> list[tuple[date, dict[str, str]]]:
         references = chance.sample([f"m{other}@x" for other in range(70)], chance.choice([0, 0, 1, 1, 2, 3]))
         words = list(chance.choice(shared)) if chance.random() < 0.5 else text()
         words[chance.randrange(len(words))] = chance.choice(WORDS)
-        body = ("> a line of before\n" if chance.random() < 0.3 else "") + " ".join(words)
+        quoted = chance.choice([[], [], [], ["a line of before"], chance.choice(shared)])
+        body = (f"> {' '.join(quoted)}\n" if quoted else "") + " ".join(words)
         hour = chance.randrange(24)
         made.append((day, mail(message_id, day=day.isoformat(), hour=hour, references=tuple(references), body=body)))
     return made
@@ -62,3 +63,5 @@ def test_one_import_by_week_is_one_import_per_week(tmp_path: Path, seed: int) ->
     assert weekly.log.head() == whole.log.head()
     kinds = Counter(kind for header in whole.headers() for kind in header.files)
     assert min(kinds[kind] for kind in ("links", "exclusions", "fingerprints", "chunks")) >= 1
+    fingerprints = sum(file.num_rows for file in whole.files("fingerprints"))
+    assert fingerprints > len(messages(whole))  # of kept quotes too
