@@ -73,11 +73,12 @@ def run(archives: list[str], then: list[str], monkeypatch: pytest.MonkeyPatch) -
 
     async def work() -> None:
         task = asyncio.create_task(made.run())
-        while not made.looked:
+        while len(made._waiting) + len(made._working) < len(archives):
             await asyncio.sleep(0.01)
         for archive in then:
             made.mark(archive)
-        await asyncio.sleep(0.2)
+        while not made._changed.empty() or len(made.looked) < len(made._working):
+            await asyncio.sleep(0.01)
         made.gate.set()
         while len(made.looked) < len({*archives, *then}) or made._waiting or made._working:
             await asyncio.sleep(0.01)
