@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 Kubectl = Callable[..., str]
 LOG = "/dev/termination-log"
+SEEN = "refrain.dev/seen"
 SAVES = """
     import signal, sys, time
     def save(*_):
@@ -112,6 +113,7 @@ def outcome(kubectl: Kubectl, namespace: str, scenario: str) -> dict[str, Any]:
     document = job("scenario", program, args=arguments, image=f"{kube.REGISTRY}/refrain-controller:0.1.0")
     document["spec"] |= {"podFailurePolicy": POLICY, "completions": 1, "parallelism": 1} | SPECS.get(scenario, {})
     document["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 2
+    document["spec"]["template"]["metadata"] = {"finalizers": [SEEN]}  # so that one which is deleted stays to be seen
     kubectl("create", "--namespace", namespace, "--filename=-", stdin=json.dumps(document))
     if harm:
         pod = wait(lambda: running(kubectl, namespace))
@@ -128,7 +130,15 @@ def outcome(kubectl: Kubectl, namespace: str, scenario: str) -> dict[str, Any]:
     indexes = {name: found.get(name, "") for name in ("completedIndexes", "failedIndexes")}
     ends = [terminated(pod) for pod in pods(kubectl, namespace) if pod["status"]["phase"] in ("Succeeded", "Failed")]
     ends.sort(key=lambda end: int(end["exitCode"]))  # those of one moment are in no order
+    for pod in pods(kubectl, namespace):
+        let_go(kubectl, namespace, pod)
     return {"conditions": conditions, "counts": counts, "indexes": indexes, "pods": ends}
+
+
+def let_go(kubectl: Kubectl, namespace: str, pod: Object) -> None:
+    patch = json.dumps({"metadata": {"$deleteFromPrimitiveList/finalizers": [SEEN]}})
+    name = pod["metadata"]["name"]
+    kubectl("patch", "pod", name, "--namespace", namespace, "--type=strategic", f"--patch={patch}")
 
 
 def test_an_image_that_cannot_be_pulled_waits_alike(
@@ -183,9 +193,8 @@ def settled(kubectl: Kubectl, namespace: str) -> bool:
 
 
 def left(kubectl: Kubectl, namespace: str) -> list[Object]:
-    """Pods that run, or are on their way out."""
-    found = pods(kubectl, namespace)
-    return [pod for pod in found if running_state(pod) or "deletionTimestamp" in pod["metadata"]]
+    """Pods that have not ended."""
+    return [pod for pod in pods(kubectl, namespace) if pod["status"]["phase"] not in ("Succeeded", "Failed")]
 
 
 def terminated(pod: Object) -> dict[str, Any]:
