@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 TESTS ?= tests
 PYTEST ?= -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup test test-quick test-servers check bench bench-gpu demo e2e e2e-servers node experiments requirements generate clean
+.PHONY: help setup test test-quick test-servers check bench bench-gpu demo images e2e e2e-servers node experiments requirements generate clean
 
 help:  ## list what can be made
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' Makefile
