@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from jobs import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ("controller", "jobs", "minio")
@@ -148,6 +151,14 @@ def test_the_first_engine_that_works_builds(engines: Path) -> None:
     assert [command[:2] for command in commands] == [["podman", "build"], ["podman", "push"]] * 3
     names = [command[-1] for command in commands if command[1] == "push"]
     assert names == [f"registry.example/team/refrain-{image}:7" for image in IMAGES]
+
+
+def test_make_images_is_that_script(engines: Path) -> None:
+    """As the quick start says it: a folder of that name is there, which make takes for what is to be made."""
+    command = ["make", "--silent", "images", "IMAGES=minio --dry-run --registry registry.example/team --push"]
+    environment = os.environ | {"PATH": f"{engines}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"+ podman push registry.example/team/refrain-minio:{__version__}"
 
 
 def test_bases_proxies_and_certificates_get_to_the_build(engines: Path, tmp_path: Path) -> None:
