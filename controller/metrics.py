@@ -28,25 +28,26 @@ LAST_PROMOTION = Gauge(
 LAST_FAILURE = Gauge(
     "refrain_last_failure_timestamp_seconds", "When the last cycle of an archive that failed did so.", ["archive"]
 )
-_promotions: dict[str, float] = {}
-_failures: dict[str, float] = {}
+_last: dict[tuple[Gauge, str], float] = {}
+"""What was told of each archive: that a cycle was retried or deleted since changes nothing of it."""
 
 
 def note_promotions(archive: str, promoted: Iterable[float], created: Iterable[float]) -> None:
-    """When an archive's promoted cycles ended, and when its cycles were created. What went with a cycle is kept."""
-    known = [_promotions[archive]] if archive in _promotions else sorted(created)[:1]
-    moments = [*promoted, *known]
-    if moments:
-        _promotions[archive] = max(moments)
-        LAST_PROMOTION.labels(archive).set(_promotions[archive])
+    """When an archive's promoted cycles ended, and when its cycles were created: until one is, the oldest counts."""
+    begun = [] if (LAST_PROMOTION, archive) in _last else sorted(created)[:1]
+    _note_last(LAST_PROMOTION, archive, [*promoted, *begun])
 
 
 def note_failures(archive: str, failed: Iterable[float]) -> None:
-    """When an archive's failed cycles ended. One that was retried or deleted since has failed all the same."""
-    moments = [*failed, *([_failures[archive]] if archive in _failures else [])]
-    if moments:
-        _failures[archive] = max(moments)
-        LAST_FAILURE.labels(archive).set(_failures[archive])
+    """When an archive's failed cycles ended."""
+    _note_last(LAST_FAILURE, archive, failed)
+
+
+def _note_last(gauge: Gauge, archive: str, moments: Iterable[float]) -> None:
+    known = [_last[gauge, archive]] if (gauge, archive) in _last else []
+    if last := max([*moments, *known], default=0.0):
+        _last[gauge, archive] = last
+        gauge.labels(archive).set(last)
 
 
 def note_states(archive: str, states: Iterable[str]) -> None:

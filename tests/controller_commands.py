@@ -45,7 +45,7 @@ class Done:
 
 
 @dataclass
-class World:
+class Commands:
     """The namespace, its controller, and what its pods do."""
 
     operator: Operator
@@ -96,7 +96,7 @@ class World:
 
 
 @contextlib.contextmanager
-def running(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def running(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     """A controller in a namespace of its own, and the only node; ended with the block."""
     namespace = control_plane.new_namespace()
     kubelet = Kubelet(control_plane, "node-of-cli", tmp_path_factory.mktemp("kubelet"))
@@ -108,7 +108,7 @@ def running(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactor
     try:
         with operator(control_plane, namespace, folder) as made:
             made.start()
-            found = World(made, kubelet, kubeconfig)
+            found = Commands(made, kubelet, kubeconfig)
             kubelet.rule = found.rule
             with node_logs(control_plane, kubelet, found.printed):
                 yield found

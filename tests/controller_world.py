@@ -314,6 +314,14 @@ class World(Cluster):
         self.end_job(name, encode_result(stage, attempt, results[stage]))
         return stage
 
+    def refuse_job(self, words: str, *, is_permanent: bool = False) -> str:
+        """The API server refuses the Job of the stage that is to run; its name."""
+        (name,) = self.running()
+        self.remove_job(name)
+        self.cycles["w1"]["status"]["stages"][-1]["jobUid"] = ""
+        self.refusals[name] = Refusal(words, is_permanent=is_permanent)
+        return name
+
     def fail(self, error: BaseException, *, reason: str = "PodFailurePolicy") -> None:
         (name,) = self.running()
         stage, attempt = self.stage_of(name)

@@ -15,8 +15,8 @@ import orjson
 
 from jobs.assignments.archive import Archive, rows_without_text
 from jobs.assignments.export import assignment_entries
-from jobs.contracts.errors import MissingInputError
-from jobs.contracts.records import Json, Split
+from jobs.contracts.errors import MissingInputError, OutputError
+from jobs.contracts.records import SPLITS, Json, Split
 from jobs.files import write_json_array, write_json_object
 from jobs.intake.reading import read_data, read_lines
 
@@ -44,6 +44,18 @@ def _export_forgotten(archive: Archive, path: Path) -> None:
         write_json_array(path, map(table.chunk_id, forgotten.tolist()))
     else:
         path.unlink(missing_ok=True)
+
+
+def require_one_form(folder: Path, shard_size: int | None) -> None:
+    """OutputError where whole splits lie beside shards to come, or the other way: readers would read both."""
+    whole = [folder / f"{split}.json" for split in sorted(SPLITS)]
+    others = whole if shard_size else [_shard(path, 1) for path in whole]
+    if other := next(filter(Path.exists, others), None):
+        raise OutputError(
+            f"split there {'without' if shard_size else 'with'} --shard-size before: {other.name} would be left",
+            where=str(folder),
+            hint="say it as before, or name another folder by --output",
+        )
 
 
 def export_split(archive: Archive, split: Split, path: Path, shard_size: int | None = None) -> None:

@@ -148,9 +148,9 @@ def place(spool: Spool, known: Known, rule: SplitRule, period: Period | None) ->
     own_reference: dict[int, int] = {}
     fresh, duplicates = _new_mails(spool, known, nodes, own_reference)
     thread, present = known.nodes(spool.node_ids)
-    # Of what was taken over, and of mails that were deleted before, a root may be known by its thread's id alone.
-    new = np.flatnonzero(thread == UNKNOWN)
-    thread[new] = known.threads([thread_id_of(spool.node_ids[node]) for node in new.tolist()])
+    if known.num_threads:  # of what was taken over, texts being deleted, a root may be known by its thread's id alone
+        new = np.flatnonzero(thread == UNKNOWN)
+        thread[new] = known.threads([thread_id_of(spool.node_ids[node]) for node in new.tolist()])
     placed = Placed(
         known=known,
         windows=_windows(spool, known, fresh, period),

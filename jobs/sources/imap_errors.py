@@ -28,9 +28,8 @@ def is_passing(answer: str) -> bool:
 
     UNAVAILABLE (what it needs is down), INUSE (somebody has locked it) and EXPUNGEISSUED pass by what they mean there.
     SERVERBUG is what Dovecot says of any trouble within it, LIMIT of too many connections, and OVERQUOTA Gmail of too
-    many bytes in a day: nothing that we ask for takes room. Not so where somebody has to do something first:
-    AUTHENTICATIONFAILED, AUTHORIZATIONFAILED, EXPIRED, PRIVACYREQUIRED, CONTACTADMIN, NOPERM, CORRUPTION, CLIENTBUG,
-    CANNOT, NONEXISTENT. Without any of them (ALERT says nothing of it) the words count.
+    many bytes in a day: nothing that we ask for takes room. Not so where somebody has to do something first. Without
+    a code of either kind (ALERT says nothing of it) the words count.
     """
     match = _CODE.search(answer)
     code = match[1].upper() if match is not None else ""

@@ -6,7 +6,6 @@ adds nothing; one that was killed behind a commit finds its own segments and tel
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from jobs.files import STANDARD, one_at_a_time, read_json, read_records, require
 from jobs.intake.commit import OvertakenError, WindowWriter
 from jobs.intake.cutting import Cutter
 from jobs.intake.decoding import PARSE_HINT, Settings, decode_all, is_mail_record
-from jobs.intake.exports import archive_folder, export_all, export_split
+from jobs.intake.exports import archive_folder, export_all, export_split, require_one_form
 from jobs.intake.known import Known
 from jobs.intake.original import is_to_be_taken_over, take_over
 from jobs.intake.overlap import Overlap
@@ -304,7 +303,7 @@ def split_files(
         if target.is_file() or not target.exists():
             require_writable(target.parent)
     if not named:
-        _require_no_other_form(splits, shard_size)
+        require_one_form(splits, shard_size)
     folder = archive_folder(assignments)
     with _archive(folder) as archive:
         if assignments.exists() and is_to_be_taken_over(archive):
@@ -325,19 +324,6 @@ def split_files(
             hint = "; ".join(filter(None, [_EXPORT_HINT, error.hint]))
             raise OutputError(error.what, where=error.where, hint=hint) from error
     return result
-
-
-def _require_no_other_form(folder: Path, shard_size: int | None) -> None:
-    """OutputError where whole splits lie beside shards to come, or the other way: readers would read both."""
-    shard = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.json")
-    whole = {f"{split}.json" for split in SPLITS}
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if others := [name for name in names if (name in whole if shard_size else shard.fullmatch(name))]:
-        raise OutputError(
-            f"split there {'without' if shard_size else 'with'} --shard-size before: {others[0]} would be left",
-            where=str(folder),
-            hint="say it as before, or name another folder by --output",
-        )
 
 
 _EXPORT_HINT = "the mail is in the archive, and the same command again finishes the export"

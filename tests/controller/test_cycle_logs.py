@@ -8,14 +8,13 @@ import os
 import pty
 import signal
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from cluster.api import wait_for
 from cluster.kubelet import Play
-from controller_commands import World, running, short
+from controller_commands import Commands, short
 from controller_process import played, stage_of
 
 if TYPE_CHECKING:
@@ -24,48 +23,42 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture(scope="module")
-def world(control_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with running(control_plane, tmp_path_factory) as made:
-        yield made
-
-
-def test_logs(world: World) -> None:
-    world.printed["split"] = [b"step 1\n", b"step 2 \xff\n"]
-    world.hang_at("logs", "split")
-    world.operator.create("logs", archive="logs")
-    job = world.operator.wait_stage("logs", "split")
-    wait_for(lambda: _phase(world, job) == "Running")
-    with world.start("logs", "logs", "--follow", text=False) as process:
+def test_logs(cli: Commands) -> None:
+    cli.printed["split"] = [b"step 1\n", b"step 2 \xff\n"]
+    cli.hang_at("logs", "split")
+    cli.operator.create("logs", archive="logs")
+    job = cli.operator.wait_stage("logs", "split")
+    wait_for(lambda: _phase(cli, job) == "Running")
+    with cli.start("logs", "logs", "--follow", text=False) as process:
         assert process.stdout is not None
         assert process.stdout.read() == b"step 1\nstep 2 \xff\n"
     assert process.returncode == 0
-    assert world.cycle("logs", "logs", "parse").out.startswith("logs-parse-0-0-")
-    before = world.cycle("logs", "logs", "split", "--previous")
+    assert cli.cycle("logs", "logs", "parse").out.startswith("logs-parse-0-0-")
+    before = cli.cycle("logs", "logs", "split", "--previous")
     assert before.code == 66
     assert "no pod before it of split is there" in before.err
-    assert world.cycle("logs", "logs", "promote").code == 66
-    world.cycle("delete", "logs", "--yes")
+    assert cli.cycle("logs", "logs", "promote").code == 66
+    cli.cycle("delete", "logs", "--yes")
 
 
-def _phase(world: World, job: str) -> str:
-    (pod,) = [pod for pod in world.operator.pods() if pod["metadata"]["name"].startswith(job)]
+def _phase(cli: Commands, job: str) -> str:
+    (pod,) = [pod for pod in cli.operator.pods() if pod["metadata"]["name"].startswith(job)]
     return str(pod["status"]["phase"])
 
 
-def test_a_pod_that_has_not_started_has_no_logs(world: World) -> None:
-    world.rules["slow"] = lambda pod: Play(never_starts=True) if stage_of(pod)[0] == "parse" else played(pod)
-    world.operator.create("slow", archive="slow")
-    world.operator.wait_stage("slow", "parse")
-    wait_for(lambda: world.cycle("logs", "slow").code == 75, 20, "the API server's words")
-    said = world.cycle("logs", "slow").err
+def test_a_pod_that_has_not_started_has_no_logs(cli: Commands) -> None:
+    cli.rules["slow"] = lambda pod: Play(never_starts=True) if stage_of(pod)[0] == "parse" else played(pod)
+    cli.operator.create("slow", archive="slow")
+    cli.operator.wait_stage("slow", "parse")
+    wait_for(lambda: cli.cycle("logs", "slow").code == 75, 20, "the API server's words")
+    said = cli.cycle("logs", "slow").err
     assert "waiting to start: ContainerCreating" in said
     assert "--follow waits for it" in said
-    world.cycle("delete", "slow", "--yes")
+    cli.cycle("delete", "slow", "--yes")
 
 
-def test_a_bug_report(world: World, control_plane: ControlPlane, tmp_path: Path) -> None:
-    namespace = world.operator.namespace
+def test_a_bug_report(cli: Commands, control_plane: ControlPlane, tmp_path: Path) -> None:
+    namespace = cli.operator.namespace
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": {"KEY": "hunter2"}}
     control_plane.api.create(secret, namespace)
     deployment = {
@@ -84,12 +77,12 @@ def test_a_bug_report(world: World, control_plane: ControlPlane, tmp_path: Path)
         },
     }
     control_plane.api.create(deployment, namespace)
-    world.rules["gathered"] = short
-    world.printed["window"] = [b"window 3 by http://ann:hunter2@proxy:3128\n"]
-    world.operator.create("gathered", archive="gathered")
-    world.operator.wait("gathered", "Skipped")
+    cli.rules["gathered"] = short
+    cli.printed["window"] = [b"window 3 by http://ann:hunter2@proxy:3128\n"]
+    cli.operator.create("gathered", archive="gathered")
+    cli.operator.wait("gathered", "Skipped")
     file = tmp_path / "report.tar.gz"
-    done = world.cycle("gather", "gathered", "-o", file)
+    done = cli.cycle("gather", "gathered", "-o", file)
     assert (done.code, done.err) == (0, ""), done
     assert file.stat().st_mode & 0o777 == 0o600
     with tarfile.open(file) as archive:
@@ -104,16 +97,16 @@ def test_a_bug_report(world: World, control_plane: ControlPlane, tmp_path: Path)
     assert any(event["reason"] == "TooFewMessages" for event in json.loads(found["gathered/events.json"]))
     assert b"gathered  gathered  Skipped" in found["gathered/archive.txt"]
     assert list(tmp_path.iterdir()) == [file]
-    unwritable = world.cycle("gather", "gathered", "-o", tmp_path / "no" / "x.tar.gz")
+    unwritable = cli.cycle("gather", "gathered", "-o", tmp_path / "no" / "x.tar.gz")
     assert unwritable.code == 73
 
 
-def test_watching_on_a_terminal_ends_cleanly_with_control_c(world: World) -> None:
-    world.hang_at("terminal", "split")
-    world.operator.create("terminal", archive="terminal")
-    world.operator.wait_stage("terminal", "split")
+def test_watching_on_a_terminal_ends_cleanly_with_control_c(cli: Commands) -> None:
+    cli.hang_at("terminal", "split")
+    cli.operator.create("terminal", archive="terminal")
+    cli.operator.wait_stage("terminal", "split")
     ours, theirs = pty.openpty()
-    process = world.start("watch", "terminal", stdout=theirs)
+    process = cli.start("watch", "terminal", stdout=theirs)
     os.close(theirs)
     shown = b""
     while b"Running: split, for " not in shown:
@@ -128,21 +121,21 @@ def test_watching_on_a_terminal_ends_cleanly_with_control_c(world: World) -> Non
     assert process.returncode == 130
     assert said == "terminal goes on; refrain cycle watch terminal follows it again\n"
     assert shown.endswith(b"\r\x1b[K")
-    world.cycle("delete", "terminal", "--yes")
+    cli.cycle("delete", "terminal", "--yes")
 
 
-def test_watching_survives_the_api_server(world: World, control_plane: ControlPlane) -> None:
-    world.hang_at("away", "split")
-    world.operator.create("away", archive="away")
-    world.operator.wait_stage("away", "split")
-    process = world.start("watch", "away")
+def test_watching_survives_the_api_server(cli: Commands, control_plane: ControlPlane) -> None:
+    cli.hang_at("away", "split")
+    cli.operator.create("away", archive="away")
+    cli.operator.wait_stage("away", "split")
+    process = cli.start("watch", "away")
     assert process.stdout is not None
     assert "parse: done in" in process.stdout.readline()
     control_plane.stop_apiserver()
     assert process.stderr is not None
     assert "trying again" in process.stderr.readline()
     control_plane.start_apiserver()
-    world.go_on("away", "away")
+    cli.go_on("away", "away")
     out, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert out.splitlines()[-1].startswith("Skipped: ")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
-from controller_world import World
+from typing import TYPE_CHECKING, Any
 
 from controller.observe import Memory, _inference
 
-
-@pytest.fixture
-def world() -> World:
-    return World()
+if TYPE_CHECKING:
+    from controller_world import World
 
 
 class Listing:

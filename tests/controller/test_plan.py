@@ -13,11 +13,6 @@ from controller.settings import MailSettings
 from jobs.contracts.errors import InputError, StoppedError
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 class TestOneCycle:
     def test_it_goes_through_all_stages_and_ends_promoted(self, world: World) -> None:
         world.add("w1")
@@ -246,10 +241,7 @@ class TestEnds:
         world.add("w1")
         world.look()
         world.look()
-        (name,) = world.running()
-        world.remove_job(name)
-        world.cycles["w1"]["status"]["stages"][-1]["jobUid"] = ""
-        world.refusals[name] = Refusal("jobs.batch is forbidden: exceeded quota: few", is_permanent=False)
+        world.refuse_job("jobs.batch is forbidden: exceeded quota: few")
         world.look()
         assert world.condition("w1", "Progressing")[1] == "QuotaExceeded"  # type: ignore[index]
         world.now += timedelta(minutes=30)

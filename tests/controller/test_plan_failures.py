@@ -14,11 +14,6 @@ from jobs.contracts.cycle.pods import StageOverride
 from jobs.contracts.errors import InputError, MissingInputError
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 class TestFailures:
     def test_an_error_of_the_stage_stands_in_the_condition(self, world: World) -> None:
         world.add("w1")
@@ -209,11 +204,7 @@ class TestFailures:
         observed = world.observed()
         assert observed.cycles[0].is_active
         world.look()
-        (name,) = world.running()
-        world.remove_job(name)
-        entry = world.cycles["w1"]["status"]["stages"][-1]
-        entry["jobUid"] = ""
-        world.refusals[name] = Refusal("spec.template.spec.affinity: Invalid value", is_permanent=True)
+        world.refuse_job("spec.template.spec.affinity: Invalid value", is_permanent=True)
         world.settle()
         assert world.condition("w1", "Succeeded")[1] == "JobRefused"  # type: ignore[index]
 
@@ -231,10 +222,7 @@ class TestFailures:
         world.run(until="train")
         world.succeed()
         world.look()
-        (name,) = world.running()
-        world.remove_job(name)
-        world.cycles["w1"]["status"]["stages"][-1]["jobUid"] = ""
-        world.refusals[name] = Refusal(words, is_permanent=False)
+        world.refuse_job(words)
         world.look()
         world.now += timedelta(seconds=7100)
         world.look()
@@ -251,10 +239,7 @@ class TestFailures:
         world.add("w1")
         world.look()
         world.look()
-        (name,) = world.running()
-        world.remove_job(name)
-        world.cycles["w1"]["status"]["stages"][-1]["jobUid"] = ""
-        world.refusals[name] = Refusal("denied", is_permanent=False)
+        name = world.refuse_job("denied")
         world.look()
         world.now += timedelta(hours=2)
         del world.refusals[name]  # the controller was started again, and knows nothing of it

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from controller_promotions import FORMER, NEW, SUCCEEDED, marker
-from controller_world import World
 
 from controller.observed import Refusal
 from jobs.contracts.errors import MissingInputError, TransientError
 
-
-@pytest.fixture
-def world() -> World:
-    return World()
+if TYPE_CHECKING:
+    from controller_world import World
 
 
 class TestOnRecord:

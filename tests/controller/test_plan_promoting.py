@@ -14,11 +14,6 @@ from controller.plan import plan
 from jobs.contracts.errors import InputError
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 class TestPromotion:
     def test_it_is_recorded_once_every_pod_answers(self, world: World) -> None:
         world.deploy(former=FORMER)

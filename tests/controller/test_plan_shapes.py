@@ -14,11 +14,6 @@ from jobs.contracts.shares import indexes_of
 from jobs.contracts.termination import encode_error, encode_result
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 class TestEvaluationOnSeveralPods:
     @pytest.fixture
     def shared(self, world: World) -> World:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from controller_promotions import FORMER, LATE, NEW, OLD, OVER, SUCCEEDED, WITHHELD, marker, withheld
-from controller_world import World
 
 from controller.observed import Answer
 
-
-@pytest.fixture
-def world() -> World:
-    return World()
+if TYPE_CHECKING:
+    from controller_world import World
 
 
 def under_way(world: World, results: Any, num_looks: int) -> None:

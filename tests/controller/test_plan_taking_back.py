@@ -12,11 +12,6 @@ from controller.actions import SetAdapter
 from controller.plan import heal, plan
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 def announced(world: World) -> None:
     """A cycle whose candidate is announced, and not set yet."""
     world.deploy(former=FORMER)

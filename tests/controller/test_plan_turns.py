@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from controller_world import ALL, KEPT, RESULTS, WINNER, World
@@ -13,9 +14,16 @@ from jobs.contracts.cycle.status import CycleStatus
 from jobs.contracts.errors import InputError
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
+def retry_behind_another(world: World, **spec: Any) -> None:
+    """w1 has failed, and is retried while w2 trains."""
+    world.add("w1", **spec)
+    world.run(until="train")
+    world.fail(InputError("no"))
+    world.settle()
+    world.add("w2")
+    world.run(until="train")
+    world.annotate("w1", retry="1")
+    world.settle()
 
 
 class TestAdmission:
@@ -139,27 +147,13 @@ class TestQueue:
         assert [world.status(f"w{number}").state for number in (1, 2, 3)] == ["Failed", "Suspended", "Queued"]
 
     def test_a_retried_one_waits_for_the_running_one(self, world: World) -> None:
-        world.add("w1")
-        world.run(until="train")
-        world.fail(InputError("no"))
-        world.settle()
-        world.add("w2")
-        world.run(until="train")
-        world.annotate("w1", retry="1")
-        world.settle()
+        retry_behind_another(world)
         assert world.status("w1").state == "Queued"
         world.run()
         assert [world.status(name).state for name in ("w1", "w2")] == ["Promoted", "Promoted"]
 
     def test_the_deadline_of_a_retried_one_begins_when_its_turn_comes(self, world: World) -> None:
-        world.add("w1", deadlineSeconds=3600)
-        world.run(until="train")
-        world.fail(InputError("no"))
-        world.settle()
-        world.add("w2")
-        world.run(until="train")
-        world.annotate("w1", retry="1")
-        world.settle()
+        retry_behind_another(world, deadlineSeconds=3600)
         world.now += timedelta(seconds=3700)
         world.settle()
         assert world.condition("w1", "Progressing") == ("Unknown", "Queued", "waits for w2, which is Running")
@@ -173,14 +167,7 @@ class TestQueue:
         assert world.condition("w1", "Succeeded")[1] == "DeadlineExceeded"  # type: ignore[index]
 
     def test_a_retried_one_that_is_suspended_and_resumed_waits_for_the_running_one(self, world: World) -> None:
-        world.add("w1")
-        world.run(until="train")
-        world.fail(InputError("no"))
-        world.settle()
-        world.add("w2")
-        world.run(until="train")
-        world.annotate("w1", retry="1")
-        world.settle()
+        retry_behind_another(world)
         world.edit("w1", suspend=True)
         world.settle()
         assert [world.status(name).state for name in ("w1", "w2")] == ["Suspended", "Running"]
@@ -194,17 +181,10 @@ class TestQueue:
         assert [world.status(name).state for name in ("w1", "w2")] == ["Promoted", "Promoted"]
 
     def test_of_two_suspended_ones_the_one_whose_turn_it_was_goes_on_first(self, world: World) -> None:
-        world.add("w1")
-        world.run(until="train")
-        world.fail(InputError("no"))
-        world.settle()
-        world.add("w2")
-        world.run(until="train")
-        world.annotate("w1", retry="1")
+        retry_behind_another(world)
         for name in ("w1", "w2"):
-            world.settle()
             world.edit(name, suspend=True)
-        world.settle()
+            world.settle()
         world.edit("w1", suspend=False)
         world.settle()
         assert world.running() == []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from ml.training.runs import WEIGHTS, newest, train, tree
+from trainable import in_a_child
 
 from jobs.contracts.errors import OutputError, StoppedError, TransientError
 from jobs.items import LocalItems
@@ -39,18 +40,6 @@ def dying_at(step: int, turn: int | None = None) -> Callable[..., Any]:
 
     StepTrainer._tensors = tensors  # type: ignore[method-assign]
     return training_step
-
-
-def in_a_child(work: Callable[[], Any]) -> int:
-    """Do it in a forked process; its exit code, -9 where it was killed."""
-    child = os.fork()
-    if not child:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - a test's child
-            os._exit(1)
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 @pytest.mark.parametrize(
